@@ -1,0 +1,219 @@
+//! Who is signed in.
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::id::AccountHash;
+use crate::token::IdToken;
+
+/// Who the provider says the user is: issuer and subject, with the claims of the ID token.
+///
+/// Cheap to clone. As an extractor it is the account of the session's latest sign-in; see the crate's documentation on
+/// extractors for what happens when there is none.
+#[derive(Clone)]
+pub struct Account(Arc<Data>);
+
+#[derive(Clone)]
+struct Data {
+    issuer: Arc<str>,
+    subject: Box<str>,
+    sid: Option<Box<str>>,
+    claims: Claims,
+}
+
+#[derive(Clone)]
+enum Claims {
+    None,
+    Json(Box<str>),
+    /// Read when asked for: a second copy for each sign-in would double what it weighs.
+    IdToken(IdToken),
+}
+
+impl Account {
+    /// An account without claims.
+    pub fn new(issuer: impl Into<Arc<str>>, subject: impl Into<String>) -> Self {
+        Self(Arc::new(Data {
+            issuer: issuer.into(),
+            subject: subject.into().into_boxed_str(),
+            sid: None,
+            claims: Claims::None,
+        }))
+    }
+
+    /// The session's name at the provider, the `sid` claim: front- and back-channel logout find the sign-in by it.
+    #[must_use]
+    pub fn with_sid(mut self, sid: impl Into<String>) -> Self {
+        Arc::make_mut(&mut self.0).sid = Some(sid.into().into_boxed_str());
+        self
+    }
+
+    /// Claims, where they do not come from an ID token that is stored with the sign-in.
+    #[must_use]
+    pub fn with_claims(mut self, claims: &Value) -> Self {
+        Arc::make_mut(&mut self.0).claims = Claims::Json(claims.to_string().into_boxed_str());
+        self
+    }
+
+    /// Claims are those of a verified ID token.
+    pub(crate) fn with_id_token(mut self, token: IdToken) -> Self {
+        Arc::make_mut(&mut self.0).claims = Claims::IdToken(token);
+        self
+    }
+
+    /// Whether the claims are read from an ID token.
+    pub(crate) fn reads_id_token(&self) -> bool {
+        matches!(self.0.claims, Claims::IdToken(_))
+    }
+
+    /// Whether claims were given along with the account.
+    pub(crate) fn has_claims(&self) -> bool {
+        !matches!(self.0.claims, Claims::None)
+    }
+
+    /// The provider's issuer.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.0.issuer
+    }
+
+    /// The subject: who the user is at that issuer.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.0.subject
+    }
+
+    /// The session's name at the provider.
+    #[must_use]
+    pub fn sid(&self) -> Option<&str> {
+        self.0.sid.as_deref()
+    }
+
+    /// The claims as the app's own type; `None` if there are no claims or they do not fit.
+    ///
+    /// ```
+    /// # use axum_signout::Account;
+    /// #[derive(serde::Deserialize)]
+    /// struct Groups { groups: Vec<String> }
+    ///
+    /// let account = Account::new("https://login.example.com", "ann")
+    ///     .with_claims(&serde_json::json!({ "groups": ["staff"] }));
+    /// assert_eq!(account.claims::<Groups>().unwrap().groups, ["staff"]);
+    /// ```
+    #[must_use]
+    pub fn claims<T: DeserializeOwned>(&self) -> Option<T> {
+        match &self.0.claims {
+            Claims::None => None,
+            Claims::Json(json) => serde_json::from_str(json).ok(),
+            Claims::IdToken(token) => {
+                let payload = token.secret().split('.').nth(1)?;
+                serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
+            }
+        }
+    }
+
+    /// The `name` claim, else `preferred_username`.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        let profile = self.claims::<Profile>()?;
+        profile.name.or(profile.preferred_username)
+    }
+
+    /// The `email` claim. Whether the provider checked it is told by the claim `email_verified`.
+    #[must_use]
+    pub fn email(&self) -> Option<String> {
+        self.claims::<Profile>()?.email
+    }
+
+    /// The `roles` claim.
+    #[must_use]
+    pub fn roles(&self) -> Vec<String> {
+        #[derive(Deserialize)]
+        struct Roles {
+            roles: Vec<String>,
+        }
+        self.claims::<Roles>().map(|c| c.roles).unwrap_or_default()
+    }
+
+    /// Issuer and subject hashed, or the values of the configured claims where all of them are there.
+    pub(crate) fn hash(&self, identity: &[String]) -> AccountHash {
+        let chosen = || -> Option<Vec<String>> {
+            let claims = self.claims::<serde_json::Map<String, Value>>()?;
+            identity
+                .iter()
+                .map(|name| Some(claims.get(name)?.as_str()?.to_owned()))
+                .collect()
+        };
+        if !identity.is_empty() {
+            if let Some(values) = chosen() {
+                let mut parts: Vec<&[u8]> = vec![b"claims"];
+                for (name, value) in identity.iter().zip(&values) {
+                    parts.extend([name.as_bytes(), value.as_bytes()]);
+                }
+                return AccountHash::of(&parts);
+            }
+        }
+        AccountHash::of(&[
+            b"subject",
+            self.issuer().as_bytes(),
+            self.subject().as_bytes(),
+        ])
+    }
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    name: Option<String>,
+    preferred_username: Option<String>,
+    email: Option<String>,
+}
+
+impl PartialEq for Account {
+    fn eq(&self, other: &Self) -> bool {
+        self.issuer() == other.issuer() && self.subject() == other.subject()
+    }
+}
+
+impl Eq for Account {}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account")
+            .field("issuer", &self.issuer())
+            .field("subject", &self.subject())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn claims_are_read_from_the_id_token() {
+        let payload = URL_SAFE_NO_PAD.encode(json!({"name": "Ann", "roles": ["a"]}).to_string());
+        let account =
+            Account::new("https://i", "s").with_id_token(IdToken::new(format!("h.{payload}.s")));
+        assert_eq!(account.name().as_deref(), Some("Ann"));
+        assert_eq!(account.roles(), ["a"]);
+        assert_eq!(account.email(), None);
+    }
+
+    #[test]
+    fn the_hash_is_over_issuer_and_subject_unless_all_chosen_claims_are_there_a3() {
+        let identity = ["tid".to_owned(), "oid".to_owned()];
+        let claims = json!({"tid": "t", "oid": "o"});
+        let one = Account::new("https://a", "1").with_claims(&claims);
+        let two = Account::new("https://b", "2").with_claims(&claims);
+        let partial = Account::new("https://b", "2").with_claims(&json!({"tid": "t"}));
+        assert_eq!(one.hash(&identity), two.hash(&identity));
+        assert_ne!(one.hash(&[]), two.hash(&[]));
+        assert_eq!(partial.hash(&identity), two.hash(&[]));
+    }
+}

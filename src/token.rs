@@ -1,0 +1,418 @@
+//! The tokens of one sign-in.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oauth2::{ExtraTokenFields, StandardTokenResponse, TokenResponse, TokenType};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::secret::Secret;
+
+/// An ID token, byte for byte as the provider sent it: it is the `id_token_hint` at sign-out.
+#[derive(Clone)]
+pub struct IdToken(Arc<Secret>);
+
+impl IdToken {
+    /// Wraps the compact form.
+    pub fn new(token: impl Into<String>) -> Self {
+        Self(Arc::new(Secret::new(token)))
+    }
+
+    /// The compact form itself.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        self.0.secret()
+    }
+}
+
+impl fmt::Debug for IdToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdToken([redacted])")
+    }
+}
+
+/// When an access token ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expiry {
+    /// The provider did not say.
+    Unknown,
+    /// So long after it was received, which nobody has stamped yet.
+    In(Duration),
+    At(Timestamp),
+}
+
+/// An access token and what is known of it.
+#[derive(Clone)]
+pub struct AccessToken {
+    token: Arc<Secret>,
+    token_type: Box<str>,
+    scopes: Box<[Box<str>]>,
+    resource: Option<Box<str>>,
+    expiry: Expiry,
+}
+
+impl AccessToken {
+    /// A bearer token with no scopes, no resource and no known end.
+    pub fn bearer(token: impl Into<Secret>) -> Self {
+        Self {
+            token: Arc::new(token.into()),
+            token_type: "Bearer".into(),
+            scopes: Box::default(),
+            resource: None,
+            expiry: Expiry::Unknown,
+        }
+    }
+
+    /// The scopes it carries. Order and repetition do not matter.
+    #[must_use]
+    pub fn with_scopes<T: AsRef<str>>(mut self, scopes: impl IntoIterator<Item = T>) -> Self {
+        let mut scopes: Vec<Box<str>> = scopes.into_iter().map(|s| s.as_ref().into()).collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        self.scopes = scopes.into();
+        self
+    }
+
+    /// The resource (RFC 8707) it is for.
+    #[must_use]
+    pub fn with_resource(mut self, resource: impl Into<String>) -> Self {
+        self.resource = Some(resource.into().into_boxed_str());
+        self
+    }
+
+    /// How long it lives from the moment it is stored.
+    #[must_use]
+    pub fn expires_in(mut self, lifetime: Duration) -> Self {
+        self.expiry = Expiry::In(lifetime);
+        self
+    }
+
+    /// When it ends.
+    #[must_use]
+    pub fn expires_at(mut self, end: Timestamp) -> Self {
+        self.expiry = Expiry::At(end);
+        self
+    }
+
+    /// The type the provider stated, by default `Bearer`.
+    #[must_use]
+    pub fn with_type(mut self, token_type: impl Into<String>) -> Self {
+        self.token_type = token_type.into().into_boxed_str();
+        self
+    }
+
+    /// The token itself.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        self.token.secret()
+    }
+
+    pub(crate) fn shared_secret(&self) -> &Secret {
+        &self.token
+    }
+
+    /// The token's type, `Bearer` for nearly all.
+    #[must_use]
+    pub fn token_type(&self) -> &str {
+        &self.token_type
+    }
+
+    /// The scopes it carries, sorted.
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        self.scopes.iter().map(AsRef::as_ref)
+    }
+
+    /// The resource it is for, where one was asked for.
+    #[must_use]
+    pub fn resource(&self) -> Option<&str> {
+        self.resource.as_deref()
+    }
+
+    /// When it ends by the wall clock; `None` if the provider did not say.
+    #[must_use]
+    pub fn expires(&self) -> Option<Timestamp> {
+        match self.expiry {
+            Expiry::At(end) => Some(end),
+            Expiry::Unknown | Expiry::In(_) => None,
+        }
+    }
+
+    /// Whether it can still be used at a moment, with a margin before its end.
+    #[must_use]
+    pub fn is_valid_at(&self, now: Timestamp, margin: Duration) -> bool {
+        match self.expiry {
+            Expiry::Unknown => true,
+            Expiry::In(lifetime) => lifetime > margin,
+            Expiry::At(end) => now.plus(margin) < end,
+        }
+    }
+
+    /// Whether a request for these scopes and this resource is served by this token.
+    pub(crate) fn covers(&self, scopes: &[&str], resource: Option<&str>) -> bool {
+        self.resource.as_deref() == resource && scopes.iter().all(|scope| self.has_scope(scope))
+    }
+
+    pub(crate) fn has_scope(&self, scope: &str) -> bool {
+        self.scopes
+            .binary_search_by(|have| have.as_ref().cmp(scope))
+            .is_ok()
+    }
+
+    fn stamp(&mut self, now: Timestamp) {
+        if let Expiry::In(lifetime) = self.expiry {
+            self.expiry = Expiry::At(now.plus(lifetime));
+        }
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessToken")
+            .field("token", &"[redacted]")
+            .field("token_type", &self.token_type)
+            .field("scopes", &self.scopes)
+            .field("resource", &self.resource)
+            .field("expiry", &self.expiry)
+            .finish()
+    }
+}
+
+/// The tokens of one sign-in: refresh token, ID token, and an access token for each resource and scope set.
+///
+/// Made from a token response of `oauth2` or `openidconnect` by `TokenSet::from(response)`; the ID token is found
+/// where the response's extra fields carry one (oauth2's `BasicTokenResponse` has none: use
+/// [`IdTokenField`] as its extra fields).
+#[derive(Clone, Debug, Default)]
+pub struct TokenSet {
+    pub(crate) refresh_token: Option<Arc<Secret>>,
+    pub(crate) id_token: Option<IdToken>,
+    /// The one of the sign-in first, the latest of the others last.
+    pub(crate) access_tokens: Vec<AccessToken>,
+}
+
+impl TokenSet {
+    /// A set without tokens.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the refresh token.
+    #[must_use]
+    pub fn with_refresh_token(mut self, token: impl Into<Secret>) -> Self {
+        self.refresh_token = Some(Arc::new(token.into()));
+        self
+    }
+
+    /// Sets the ID token.
+    #[must_use]
+    pub fn with_id_token(mut self, token: IdToken) -> Self {
+        self.id_token = Some(token);
+        self
+    }
+
+    /// Adds an access token; one for the same resource and scopes is replaced.
+    #[must_use]
+    pub fn with_access_token(mut self, token: AccessToken) -> Self {
+        self.insert(token);
+        self
+    }
+
+    /// The refresh token.
+    #[must_use]
+    pub fn refresh_token(&self) -> Option<&Secret> {
+        self.refresh_token.as_deref()
+    }
+
+    /// The ID token.
+    #[must_use]
+    pub fn id_token(&self) -> Option<&IdToken> {
+        self.id_token.as_ref()
+    }
+
+    /// The access tokens.
+    #[must_use]
+    pub fn access_tokens(&self) -> &[AccessToken] {
+        &self.access_tokens
+    }
+
+    /// Most access tokens that one sign-in keeps; the oldest but the first leaves when one more comes.
+    pub(crate) const MAX_ACCESS_TOKENS: usize = 32;
+
+    pub(crate) fn insert(&mut self, token: AccessToken) {
+        let same =
+            |have: &AccessToken| have.resource == token.resource && have.scopes == token.scopes;
+        match self.access_tokens.iter().position(same) {
+            Some(at) => self.access_tokens[at] = token,
+            None => {
+                if self.access_tokens.len() >= Self::MAX_ACCESS_TOKENS {
+                    self.access_tokens.remove(1);
+                }
+                self.access_tokens.push(token);
+            }
+        }
+    }
+
+    /// Turns lifetimes into moments, counted from now.
+    pub(crate) fn stamp(&mut self, now: Timestamp) {
+        for token in &mut self.access_tokens {
+            token.stamp(now);
+        }
+        self.access_tokens.shrink_to_fit();
+    }
+
+    /// Whether the provider keeps the refresh token alive beyond the user's session there.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.access_tokens
+            .iter()
+            .any(|token| token.has_scope("offline_access"))
+    }
+
+    /// How many tokens there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.access_tokens.len()
+            + usize::from(self.refresh_token.is_some())
+            + usize::from(self.id_token.is_some())
+    }
+}
+
+/// Extra fields of a token response that keep the ID token, for use with `oauth2`:
+/// `StandardTokenResponse<IdTokenField, BasicTokenType>`.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct IdTokenField {
+    /// The ID token in compact form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id_token: Option<String>,
+}
+
+impl IdTokenField {
+    /// Whether there is one.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        self.id_token.is_some()
+    }
+}
+
+impl fmt::Debug for IdTokenField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdTokenField([redacted])")
+    }
+}
+
+impl ExtraTokenFields for IdTokenField {}
+
+impl<EF: ExtraTokenFields, TT: TokenType> From<StandardTokenResponse<EF, TT>> for TokenSet {
+    fn from(response: StandardTokenResponse<EF, TT>) -> Self {
+        Self::from_response(&response, &[], None)
+    }
+}
+
+impl TokenSet {
+    /// `asked` are the scopes of the request: RFC 6749 section 5.1 lets the answer leave `scope` out when it granted
+    /// just those.
+    pub(crate) fn from_response<EF: ExtraTokenFields, TT: TokenType>(
+        response: &StandardTokenResponse<EF, TT>,
+        asked: &[&str],
+        resource: Option<&str>,
+    ) -> Self {
+        let mut access = AccessToken::bearer(response.access_token().secret().as_str());
+        access = match response.scopes() {
+            Some(granted) => access.with_scopes(granted.iter().map(|s| s.as_str())),
+            None => access.with_scopes(asked),
+        };
+        if let Some(resource) = resource {
+            access = access.with_resource(resource);
+        }
+        if let Some(lifetime) = response.expires_in() {
+            access = access.expires_in(lifetime);
+        }
+        // A token type serializes to the text it came from; one that does not is left at the default.
+        if let Ok(serde_json::Value::String(token_type)) =
+            serde_json::to_value(response.token_type())
+        {
+            if !token_type.eq_ignore_ascii_case("bearer") {
+                access = access.with_type(token_type);
+            }
+        }
+        let mut set = Self::new().with_access_token(access);
+        if let Some(refresh) = response.refresh_token() {
+            set = set.with_refresh_token(refresh.secret().as_str());
+        }
+        // `Serialize` gives the ID token byte for byte, also that of an openidconnect response, whose own type
+        // cannot be named without depending on that crate.
+        let extra = serde_json::to_value(response.extra_fields()).unwrap_or_default();
+        if let Some(id_token) = extra.get("id_token").and_then(|token| token.as_str()) {
+            set = set.with_id_token(IdToken::new(id_token));
+        }
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_token_covers_fewer_scopes_of_the_same_resource_only() {
+        let token = AccessToken::bearer("t").with_scopes(["b", "a", "a"]);
+        assert_eq!(token.scopes().collect::<Vec<_>>(), ["a", "b"]);
+        assert!(token.covers(&["a"], None));
+        assert!(token.covers(&[], None));
+        assert!(!token.covers(&["a", "c"], None));
+        assert!(!token.covers(&["a"], Some("https://api")));
+    }
+
+    #[test]
+    fn lifetimes_become_moments_when_stamped() {
+        let mut set = TokenSet::new()
+            .with_access_token(AccessToken::bearer("t").expires_in(Duration::from_secs(100)));
+        set.stamp(at(1000));
+        let token = &set.access_tokens()[0];
+        assert_eq!(token.expires(), Some(at(1100)));
+        assert!(token.is_valid_at(at(1039), Duration::from_secs(60)));
+        assert!(!token.is_valid_at(at(1040), Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn nothing_prints_a_token_a11() {
+        let set = TokenSet::new()
+            .with_refresh_token("rrr")
+            .with_id_token(IdToken::new("iii"))
+            .with_access_token(AccessToken::bearer("aaa"));
+        let text = format!("{set:?}");
+        assert!(
+            !text.contains("rrr") && !text.contains("iii") && !text.contains("aaa"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_id_token_of_an_oauth2_response_is_kept() {
+        let json = r#"{"access_token":"a","token_type":"bearer","expires_in":60,"scope":"x y","refresh_token":"r","id_token":"h.p.s"}"#;
+        let response: StandardTokenResponse<IdTokenField, oauth2::basic::BasicTokenType> =
+            serde_json::from_str(json).unwrap();
+        let set = TokenSet::from(response);
+        assert_eq!(set.id_token().unwrap().secret(), "h.p.s");
+        assert_eq!(set.refresh_token().unwrap().secret(), "r");
+        assert!(set.access_tokens()[0].covers(&["x", "y"], None));
+        assert_eq!(set.access_tokens()[0].token_type(), "Bearer");
+    }
+
+    #[test]
+    fn the_number_of_access_tokens_is_bounded() {
+        let mut set = TokenSet::new();
+        for n in 0..100 {
+            set.insert(AccessToken::bearer("t").with_scopes([format!("s{n}")]));
+        }
+        assert_eq!(set.access_tokens().len(), TokenSet::MAX_ACCESS_TOKENS);
+        assert!(set.access_tokens()[0].has_scope("s0"));
+    }
+}
