@@ -1,5 +1,6 @@
 //! The tokens of one sign-in.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,11 +44,14 @@ pub(crate) enum Expiry {
     At(Timestamp),
 }
 
-/// An access token and what is known of it.
+/// An access token and what is known of it. Cheap to clone.
 #[derive(Clone)]
-pub struct AccessToken {
-    token: Arc<Secret>,
-    token_type: Box<str>,
+pub struct AccessToken(Arc<Access>);
+
+#[derive(Clone)]
+struct Access {
+    token: Secret,
+    token_type: Cow<'static, str>,
     scopes: Box<[Box<str>]>,
     resource: Option<Box<str>>,
     expiry: Expiry,
@@ -56,84 +60,84 @@ pub struct AccessToken {
 impl AccessToken {
     /// A bearer token with no scopes, no resource and no known end.
     pub fn bearer(token: impl Into<Secret>) -> Self {
-        Self {
-            token: Arc::new(token.into()),
-            token_type: "Bearer".into(),
+        Self(Arc::new(Access {
+            token: token.into(),
+            token_type: Cow::Borrowed("Bearer"),
             scopes: Box::default(),
             resource: None,
             expiry: Expiry::Unknown,
-        }
+        }))
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut Access)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
     }
 
     /// The scopes it carries. Order and repetition do not matter.
     #[must_use]
-    pub fn with_scopes<T: AsRef<str>>(mut self, scopes: impl IntoIterator<Item = T>) -> Self {
+    pub fn with_scopes<T: AsRef<str>>(self, scopes: impl IntoIterator<Item = T>) -> Self {
         let mut scopes: Vec<Box<str>> = scopes.into_iter().map(|s| s.as_ref().into()).collect();
         scopes.sort_unstable();
         scopes.dedup();
-        self.scopes = scopes.into();
-        self
+        self.change(|access| access.scopes = scopes.into())
     }
 
     /// The resource (RFC 8707) it is for.
     #[must_use]
-    pub fn with_resource(mut self, resource: impl Into<String>) -> Self {
-        self.resource = Some(resource.into().into_boxed_str());
-        self
+    pub fn with_resource(self, resource: impl Into<String>) -> Self {
+        self.change(|access| access.resource = Some(resource.into().into_boxed_str()))
     }
 
     /// How long it lives from the moment it is stored.
     #[must_use]
-    pub fn expires_in(mut self, lifetime: Duration) -> Self {
-        self.expiry = Expiry::In(lifetime);
-        self
+    pub fn expires_in(self, lifetime: Duration) -> Self {
+        self.change(|access| access.expiry = Expiry::In(lifetime))
     }
 
     /// When it ends.
     #[must_use]
-    pub fn expires_at(mut self, end: Timestamp) -> Self {
-        self.expiry = Expiry::At(end);
-        self
+    pub fn expires_at(self, end: Timestamp) -> Self {
+        self.change(|access| access.expiry = Expiry::At(end))
     }
 
     /// The type the provider stated, by default `Bearer`.
     #[must_use]
-    pub fn with_type(mut self, token_type: impl Into<String>) -> Self {
-        self.token_type = token_type.into().into_boxed_str();
-        self
+    pub fn with_type(self, token_type: impl Into<String>) -> Self {
+        self.change(|access| access.token_type = Cow::Owned(token_type.into()))
     }
 
     /// The token itself.
     #[must_use]
     pub fn secret(&self) -> &str {
-        self.token.secret()
+        self.0.token.secret()
     }
 
-    pub(crate) fn shared_secret(&self) -> &Secret {
-        &self.token
+    pub(crate) fn as_secret(&self) -> &Secret {
+        &self.0.token
     }
 
     /// The token's type, `Bearer` for nearly all.
     #[must_use]
     pub fn token_type(&self) -> &str {
-        &self.token_type
+        &self.0.token_type
     }
 
     /// The scopes it carries, sorted.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
-        self.scopes.iter().map(AsRef::as_ref)
+        self.0.scopes.iter().map(AsRef::as_ref)
     }
 
     /// The resource it is for, where one was asked for.
     #[must_use]
     pub fn resource(&self) -> Option<&str> {
-        self.resource.as_deref()
+        self.0.resource.as_deref()
     }
 
     /// When it ends by the wall clock; `None` if the provider did not say.
     #[must_use]
     pub fn expires(&self) -> Option<Timestamp> {
-        match self.expiry {
+        match self.0.expiry {
             Expiry::At(end) => Some(end),
             Expiry::Unknown | Expiry::In(_) => None,
         }
@@ -142,7 +146,7 @@ impl AccessToken {
     /// Whether it can still be used at a moment, with a margin before its end.
     #[must_use]
     pub fn is_valid_at(&self, now: Timestamp, margin: Duration) -> bool {
-        match self.expiry {
+        match self.0.expiry {
             Expiry::Unknown => true,
             Expiry::In(lifetime) => lifetime > margin,
             Expiry::At(end) => now.plus(margin) < end,
@@ -151,18 +155,23 @@ impl AccessToken {
 
     /// Whether a request for these scopes and this resource is served by this token.
     pub(crate) fn covers(&self, scopes: &[&str], resource: Option<&str>) -> bool {
-        self.resource.as_deref() == resource && scopes.iter().all(|scope| self.has_scope(scope))
+        self.resource() == resource && scopes.iter().all(|scope| self.has_scope(scope))
     }
 
     pub(crate) fn has_scope(&self, scope: &str) -> bool {
-        self.scopes
+        self.0
+            .scopes
             .binary_search_by(|have| have.as_ref().cmp(scope))
             .is_ok()
     }
 
+    fn replaces(&self, other: &Self) -> bool {
+        self.0.resource == other.0.resource && self.0.scopes == other.0.scopes
+    }
+
     fn stamp(&mut self, now: Timestamp) {
-        if let Expiry::In(lifetime) = self.expiry {
-            self.expiry = Expiry::At(now.plus(lifetime));
+        if let Expiry::In(lifetime) = self.0.expiry {
+            Arc::make_mut(&mut self.0).expiry = Expiry::At(now.plus(lifetime));
         }
     }
 }
@@ -170,11 +179,11 @@ impl AccessToken {
 impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessToken")
-            .field("token", &"[redacted]")
-            .field("token_type", &self.token_type)
-            .field("scopes", &self.scopes)
-            .field("resource", &self.resource)
-            .field("expiry", &self.expiry)
+            .field("token", &self.0.token)
+            .field("token_type", &self.0.token_type)
+            .field("scopes", &self.0.scopes)
+            .field("resource", &self.0.resource)
+            .field("expiry", &self.0.expiry)
             .finish()
     }
 }
@@ -242,9 +251,11 @@ impl TokenSet {
     pub(crate) const MAX_ACCESS_TOKENS: usize = 32;
 
     pub(crate) fn insert(&mut self, token: AccessToken) {
-        let same =
-            |have: &AccessToken| have.resource == token.resource && have.scopes == token.scopes;
-        match self.access_tokens.iter().position(same) {
+        match self
+            .access_tokens
+            .iter()
+            .position(|have| have.replaces(&token))
+        {
             Some(at) => self.access_tokens[at] = token,
             None => {
                 if self.access_tokens.len() >= Self::MAX_ACCESS_TOKENS {
