@@ -6,6 +6,7 @@
 mod support;
 
 mod harness {
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
     use oauth2::{PkceCodeChallenge, PkceCodeVerifier};
     use serde_json::Value;
     use url::Url;
@@ -116,11 +117,18 @@ mod harness {
         }
 
         fn claims(&self) -> Value {
-            use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-            let payload = self.id_token.split('.').nth(1).expect("three parts");
-            let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).expect("base64url");
-            serde_json::from_slice(&payload).expect("claims are JSON")
+            jose_part(&self.id_token, 1)
         }
+    }
+
+    fn jose_header(token: &str) -> Value {
+        jose_part(token, 0)
+    }
+
+    fn jose_part(token: &str, index: usize) -> Value {
+        let part = token.split('.').nth(index).expect("three parts");
+        let part = BASE64_URL_SAFE_NO_PAD.decode(part).expect("base64url");
+        serde_json::from_slice(&part).expect("JSON")
     }
 
     fn parameter(url: &Url, name: &str) -> Option<String> {
@@ -152,6 +160,7 @@ mod harness {
         assert_eq!(sessions.len(), 1);
         assert_eq!(sessions[0].account_id, "ann");
         assert_eq!(sessions[0].clients["app"].sid.as_deref(), claims["sid"].as_str());
+        assert!(claims["sid"].is_string());
 
         let introspected = app.provider.introspect(&signed_in.access_token).await;
         assert_eq!(introspected["active"], true);
@@ -171,6 +180,20 @@ mod harness {
         let second = app.sign_in(SCOPES, &[]).await;
         assert_eq!(second.claims()["sid"], first.claims()["sid"]);
         assert!(app.provider.is_active(&first.refresh_token).await);
+    }
+
+    #[tokio::test]
+    async fn a_sid_for_those_clients_only_that_need_it_in_logout_tokens() {
+        let uri = "http://127.0.0.1:9/signout/backchannel";
+        for (name, client, has_sid) in [
+            ("no back-channel", app(), false),
+            ("subject only", app().backchannel_logout_uri(uri, false), false),
+            ("session required", app().backchannel_logout_uri(uri, true), true),
+        ] {
+            let app = App::start(Options::new().client(client).sid_in_id_tokens(false)).await;
+            let claims = app.sign_in(SCOPES, &[]).await.claims();
+            assert_eq!(claims["sid"].is_string(), has_sid, "{name}");
+        }
     }
 
     #[tokio::test]
@@ -353,8 +376,7 @@ mod harness {
     async fn rotated_keys_sign_the_next_token_and_old_ones_stay_if_wanted() {
         let app = App::start(Options::new().client(app())).await;
         let kid = |token: &str| {
-            let header = oauth_header(token);
-            header["kid"].as_str().expect("a kid").to_owned()
+            jose_header(token)["kid"].as_str().expect("a kid").to_owned()
         };
         let published = async |app: &App| app.browser.get(&app.provider.url("/jwks")).await.body;
 
@@ -371,22 +393,12 @@ mod harness {
         assert!(!keys.contains(&kid(&second.id_token)));
     }
 
-    fn oauth_header(token: &str) -> Value {
-        use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-        let header = token.split('.').next().expect("three parts");
-        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(header).expect("base64url")).expect("JSON")
-    }
-
     #[tokio::test]
     async fn every_algorithm_that_clients_register_signs_their_id_tokens() {
         for alg in ["RS256", "PS256", "ES256", "EdDSA", "HS256"] {
-            let secret = "a-secret-long-enough-for-hs256-signatures";
-            let client = app().id_token_alg(alg);
-            let client = if alg == "HS256" { client.secret("app-secret") } else { client };
-            let app = App::start(Options::new().client(client)).await;
-            let _ = secret;
+            let app = App::start(Options::new().client(app().id_token_alg(alg))).await;
             let signed_in = app.sign_in(SCOPES, &[]).await;
-            assert_eq!(oauth_header(&signed_in.id_token)["alg"], alg);
+            assert_eq!(jose_header(&signed_in.id_token)["alg"], alg);
         }
     }
 
@@ -453,6 +465,29 @@ mod harness {
 
         let delivery = app.provider.send_logout_token("app", "ann", Some("a-sid")).await;
         assert!(delivery.ok, "{delivery:?}");
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_taken_in_header_and_body_alike_and_the_event_log_tells_which() {
+        let grant = [("grant_type", "refresh_token"), ("refresh_token", "never issued")];
+        let with_id = [&[("client_id", "app")], &grant[..]].concat();
+        let with_secret = [&[("client_secret", "app-secret")], &with_id[..]].concat();
+
+        let confidential = App::start(Options::new().client(app())).await;
+        let token_endpoint = confidential.provider.url("/token");
+        let in_header = confidential.authenticated("/token", &grant).await;
+        let in_body = confidential.browser.post(&token_endpoint, &with_secret).await;
+        let nowhere = confidential.browser.post(&token_endpoint, &with_id).await;
+        assert_eq!(error(&in_header).1, "invalid_grant");
+        assert_eq!(error(&in_body).1, "invalid_grant");
+        assert_eq!(error(&nowhere).1, "invalid_client");
+        let requests = confidential.provider.events_named("request").await;
+        let schemes: Vec<_> = requests.iter().filter_map(|request| request.authorization.as_deref()).collect();
+        assert_eq!(schemes, ["basic", "", ""]);
+
+        let public = App::start(Options::new().client(app().public())).await;
+        let answer = public.browser.post(&public.provider.url("/token"), &with_id).await;
+        assert_eq!(error(&answer).1, "invalid_grant");
     }
 
     #[tokio::test]

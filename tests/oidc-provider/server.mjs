@@ -19,6 +19,7 @@ const defaults = {
   rotateRefreshToken: true,
   issueRefreshToken: 'always', // or 'offline_access'
   expiresWithSession: 'without_offline_access', // or true, false
+  sidInIdToken: true, // false leaves it to the clients that register backchannel_logout_session_required
   conformIdTokenClaims: false, // false puts name and email into the ID token, as most providers do
   configuration: {}, // anything else, passed on as it is
 };
@@ -203,6 +204,8 @@ function describe(args) {
 
 function build(options, keys) {
   const provider = new Provider(issuer, setUp(options, keys));
+  // The one place that decides: `claims` in the configuration only says that it may.
+  if (options.sidInIdToken) provider.Client.prototype.includeSid = () => true;
   const emit = provider.emit.bind(provider);
   provider.emit = (event, ...args) => {
     const details = describe(args);
@@ -248,7 +251,8 @@ async function serve(req, res) {
     held.push(go);
     record('request.held', { path: pathname });
   });
-  record('request', { method: req.method, path: pathname, fault: fault?.action });
+  const [authorization] = (req.headers.authorization ?? '').toLowerCase().split(' ');
+  record('request', { method: req.method, path: pathname, authorization, fault: fault?.action });
   res.on('finish', () => record('response', { method: req.method, path: pathname, status: res.statusCode }));
 
   switch (fault?.action) {

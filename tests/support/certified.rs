@@ -42,7 +42,8 @@ impl Client {
         self.set("client_secret", secret)
     }
 
-    /// `client_secret_basic`, `client_secret_post` or `none`.
+    /// `client_secret_basic`, `client_secret_post` or `none`. This provider takes a secret both ways, whichever of the two
+    /// is registered: see how it came from [`Event::authorization`].
     pub fn auth_method(self, method: &str) -> Self {
         self.set("token_endpoint_auth_method", method)
     }
@@ -120,6 +121,11 @@ impl Options {
         self.set("expiresWithSession", expire)
     }
 
+    /// On unless set. Off, only clients that registered for logout tokens with a `sid` get one in their ID tokens.
+    pub fn sid_in_id_tokens(self, sid: bool) -> Self {
+        self.set("sidInIdToken", sid)
+    }
+
     /// Whether a refresh token takes `offline_access`. It does not unless set.
     pub fn refresh_tokens_need_offline_access(self, need: bool) -> Self {
         self.set("issueRefreshToken", if need { "offline_access" } else { "always" })
@@ -176,6 +182,8 @@ pub struct Event {
     pub route: Option<String>,
     pub method: Option<String>,
     pub path: Option<String>,
+    /// The scheme of a request's `Authorization` header, in small letters; empty without one.
+    pub authorization: Option<String>,
     pub status: Option<u16>,
     pub error: Option<String>,
     pub error_description: Option<String>,
