@@ -21,7 +21,10 @@ mod harness {
     const SCOPES: &str = "openid profile email Mail.Read";
 
     fn app() -> Client {
-        Client::new("app").secret("app-secret").redirect_uri(REDIRECT).post_logout_redirect_uri(GOODBYE)
+        Client::new("app")
+            .secret("app-secret")
+            .redirect_uri(REDIRECT)
+            .post_logout_redirect_uri(GOODBYE)
     }
 
     /// An app that speaks the protocol by hand.
@@ -38,10 +41,17 @@ mod harness {
 
     impl App {
         async fn start(options: Options) -> Self {
-            Self { provider: Certified::start(options).await, browser: Browser::new() }
+            Self {
+                provider: Certified::start(options).await,
+                browser: Browser::new(),
+            }
         }
 
-        fn authorization_url(&self, scopes: &str, extra: &[(&str, &str)]) -> (String, PkceCodeVerifier) {
+        fn authorization_url(
+            &self,
+            scopes: &str,
+            extra: &[(&str, &str)],
+        ) -> (String, PkceCodeVerifier) {
             let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
             let mut url = Url::parse(&self.provider.url("/auth")).expect("the provider's URL");
             url.query_pairs_mut()
@@ -61,7 +71,11 @@ mod harness {
             let (url, verifier) = self.authorization_url(scopes, extra);
             let back = self.browser.sign_in_at(&url, "ann", REDIRECT).await;
             assert_eq!(parameter(&back, "state").as_deref(), Some("the-state"));
-            assert_eq!(parameter(&back, "iss").as_deref(), Some(self.provider.issuer()), "RFC 9207");
+            assert_eq!(
+                parameter(&back, "iss").as_deref(),
+                Some(self.provider.issuer()),
+                "RFC 9207"
+            );
             let code = parameter(&back, "code").unwrap_or_else(|| panic!("no code in {back}"));
 
             let answer = self
@@ -76,7 +90,11 @@ mod harness {
         }
 
         async fn refresh(&self, refresh_token: &str) -> Page {
-            self.token(&[("grant_type", "refresh_token"), ("refresh_token", refresh_token)]).await
+            self.token(&[
+                ("grant_type", "refresh_token"),
+                ("refresh_token", refresh_token),
+            ])
+            .await
         }
 
         async fn token(&self, fields: &[(&str, &str)]) -> Page {
@@ -84,16 +102,21 @@ mod harness {
         }
 
         async fn revoke(&self, token: &str) -> Page {
-            self.authenticated("/token/revocation", &[("token", token)]).await
+            self.authenticated("/token/revocation", &[("token", token)])
+                .await
         }
 
         async fn authenticated(&self, path: &str, fields: &[(&str, &str)]) -> Page {
-            let url = self.provider.url(path).replace("http://", "http://app:app-secret@");
+            let url = self
+                .provider
+                .url(path)
+                .replace("http://", "http://app:app-secret@");
             Browser::new().post(&url, fields).await
         }
 
         fn end_session_url(&self, id_token: &str) -> String {
-            let mut url = Url::parse(&self.provider.url("/session/end")).expect("the provider's URL");
+            let mut url =
+                Url::parse(&self.provider.url("/session/end")).expect("the provider's URL");
             url.query_pairs_mut()
                 .append_pair("id_token_hint", id_token)
                 .append_pair("post_logout_redirect_uri", GOODBYE)
@@ -107,7 +130,10 @@ mod harness {
             assert_eq!(page.status, 200, "{}", page.body);
             let answer = json(page);
             let text = |name: &str| {
-                answer[name].as_str().unwrap_or_else(|| panic!("no {name} in {}", page.body)).to_owned()
+                answer[name]
+                    .as_str()
+                    .unwrap_or_else(|| panic!("no {name} in {}", page.body))
+                    .to_owned()
             };
             Self {
                 access_token: text("access_token"),
@@ -132,7 +158,9 @@ mod harness {
     }
 
     fn parameter(url: &Url, name: &str) -> Option<String> {
-        url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        url.query_pairs()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
     }
 
     fn json(page: &Page) -> Value {
@@ -140,7 +168,10 @@ mod harness {
     }
 
     fn error(page: &Page) -> (u16, String) {
-        (page.status.as_u16(), json(page)["error"].as_str().unwrap_or_default().to_owned())
+        (
+            page.status.as_u16(),
+            json(page)["error"].as_str().unwrap_or_default().to_owned(),
+        )
     }
 
     #[tokio::test]
@@ -159,7 +190,10 @@ mod harness {
         let sessions = app.provider.sessions().await;
         assert_eq!(sessions.len(), 1);
         assert_eq!(sessions[0].account_id, "ann");
-        assert_eq!(sessions[0].clients["app"].sid.as_deref(), claims["sid"].as_str());
+        assert_eq!(
+            sessions[0].clients["app"].sid.as_deref(),
+            claims["sid"].as_str()
+        );
         assert!(claims["sid"].is_string());
 
         let introspected = app.provider.introspect(&signed_in.access_token).await;
@@ -174,8 +208,15 @@ mod harness {
         let first = app.sign_in(SCOPES, &[]).await;
 
         let (url, _) = app.authorization_url(SCOPES, &[]);
-        let page = app.browser.follow(app.browser.get(&url).await, REDIRECT).await;
-        assert!(page.location().is_some(), "a page was shown:\n{}", page.body);
+        let page = app
+            .browser
+            .follow(app.browser.get(&url).await, REDIRECT)
+            .await;
+        assert!(
+            page.location().is_some(),
+            "a page was shown:\n{}",
+            page.body
+        );
 
         let second = app.sign_in(SCOPES, &[]).await;
         assert_eq!(second.claims()["sid"], first.claims()["sid"]);
@@ -187,8 +228,16 @@ mod harness {
         let uri = "http://127.0.0.1:9/signout/backchannel";
         for (name, client, has_sid) in [
             ("no back-channel", app(), false),
-            ("subject only", app().backchannel_logout_uri(uri, false), false),
-            ("session required", app().backchannel_logout_uri(uri, true), true),
+            (
+                "subject only",
+                app().backchannel_logout_uri(uri, false),
+                false,
+            ),
+            (
+                "session required",
+                app().backchannel_logout_uri(uri, true),
+                true,
+            ),
         ] {
             let app = App::start(Options::new().client(client).sid_in_id_tokens(false)).await;
             let claims = app.sign_in(SCOPES, &[]).await.claims();
@@ -202,8 +251,16 @@ mod harness {
         let url = app.provider.url(&format!(
             "/auth?response_type=code&client_id=app&scope=openid&redirect_uri={REDIRECT}"
         ));
-        let back = app.browser.get(&url).await.location().expect("the error goes to the client");
-        assert_eq!(parameter(&back, "error").as_deref(), Some("invalid_request"));
+        let back = app
+            .browser
+            .get(&url)
+            .await
+            .location()
+            .expect("the error goes to the client");
+        assert_eq!(
+            parameter(&back, "error").as_deref(),
+            Some("invalid_request")
+        );
     }
 
     #[tokio::test]
@@ -214,15 +271,28 @@ mod harness {
         let second = SignedIn::read(&app.refresh(&first.refresh_token).await);
         assert_ne!(second.refresh_token, first.refresh_token);
         assert_eq!(second.claims()["sid"], first.claims()["sid"]);
-        assert_eq!(app.provider.events_named("refresh_token.consumed").await.len(), 1);
+        assert_eq!(
+            app.provider
+                .events_named("refresh_token.consumed")
+                .await
+                .len(),
+            1
+        );
         assert!(!app.provider.is_active(&first.refresh_token).await);
         assert!(app.provider.is_active(&second.refresh_token).await);
-        assert!(app.provider.is_active(&first.access_token).await, "rotation leaves the access token alone");
+        assert!(
+            app.provider.is_active(&first.access_token).await,
+            "rotation leaves the access token alone"
+        );
 
         let again = app.refresh(&first.refresh_token).await;
         assert_eq!(error(&again), (400, "invalid_grant".to_owned()));
         assert_eq!(app.provider.events_named("grant.revoked").await.len(), 1);
-        for dead in [&first.access_token, &second.access_token, &second.refresh_token] {
+        for dead in [
+            &first.access_token,
+            &second.access_token,
+            &second.refresh_token,
+        ] {
             assert!(!app.provider.is_active(dead).await);
         }
     }
@@ -253,7 +323,12 @@ mod harness {
     #[tokio::test]
     async fn a_jwt_access_token_cannot_be_revoked() {
         let api = "https://api.example.com";
-        let app = App::start(Options::new().client(app()).resource(api, "Files.Read", "jwt")).await;
+        let app = App::start(
+            Options::new()
+                .client(app())
+                .resource(api, "Files.Read", "jwt"),
+        )
+        .await;
         let signed_in = app.sign_in("openid Files.Read", &[("resource", api)]).await;
 
         assert_eq!(signed_in.access_token.split('.').count(), 3, "a JWT");
@@ -269,20 +344,30 @@ mod harness {
         let url = app.end_session_url(&signed_in.id_token);
         let page = app.browser.get(&url).await;
         assert!(page.form().has("xsrf"));
-        assert_eq!(app.provider.sessions().await.len(), 1, "nothing happens before it is confirmed");
+        assert_eq!(
+            app.provider.sessions().await.len(),
+            1,
+            "nothing happens before it is confirmed"
+        );
 
         let back = app.browser.sign_out_at(&url).await;
         assert_eq!(back.as_str(), format!("{GOODBYE}?state=bye-state"));
         assert!(app.provider.sessions().await.is_empty());
         assert!(!app.provider.is_active(&signed_in.refresh_token).await);
         assert!(!app.provider.is_active(&signed_in.access_token).await);
-        assert_eq!(app.provider.events_named("end_session.success").await.len(), 1);
+        assert_eq!(
+            app.provider.events_named("end_session.success").await.len(),
+            1
+        );
         assert_eq!(app.provider.events_named("grant.revoked").await.len(), 1);
         let refused = app.refresh(&signed_in.refresh_token).await;
         assert_eq!(error(&refused), (400, "invalid_grant".to_owned()));
 
         let (url, _) = app.authorization_url(SCOPES, &[]);
-        let page = app.browser.follow(app.browser.get(&url).await, REDIRECT).await;
+        let page = app
+            .browser
+            .follow(app.browser.get(&url).await, REDIRECT)
+            .await;
         assert!(page.form().has("password"), "{}", page.body);
     }
 
@@ -291,9 +376,15 @@ mod harness {
         let app = App::start(Options::new().client(app())).await;
         let signed_in = app.sign_in(SCOPES, &[]).await;
 
-        let page = app.browser.get(&app.end_session_url(&signed_in.id_token)).await;
+        let page = app
+            .browser
+            .get(&app.end_session_url(&signed_in.id_token))
+            .await;
         let back = app.browser.submit(&page.form()).await;
-        assert_eq!(back.location().expect("back to the app").as_str(), format!("{GOODBYE}?state=bye-state"));
+        assert_eq!(
+            back.location().expect("back to the app").as_str(),
+            format!("{GOODBYE}?state=bye-state")
+        );
         let sessions = app.provider.sessions().await;
         assert_eq!(sessions.len(), 1);
         assert!(!sessions[0].clients.contains_key("app"));
@@ -306,9 +397,15 @@ mod harness {
         let signed_in = app.sign_in(SCOPES, &[]).await;
 
         let stranger = Browser::new();
-        let back = stranger.sign_out_at(&app.end_session_url(&signed_in.id_token)).await;
+        let back = stranger
+            .sign_out_at(&app.end_session_url(&signed_in.id_token))
+            .await;
         assert_eq!(back.as_str(), format!("{GOODBYE}?state=bye-state"));
-        assert_eq!(app.provider.sessions().await.len(), 1, "another browser's session is not ended by the hint");
+        assert_eq!(
+            app.provider.sessions().await.len(),
+            1,
+            "another browser's session is not ended by the hint"
+        );
     }
 
     #[tokio::test]
@@ -317,9 +414,27 @@ mod harness {
         let consent = [("prompt", "consent")];
         let offline = "openid offline_access";
         for (name, options, scopes, extra, alive) in [
-            ("offline_access", Options::new(), offline, &consent[..], true),
-            ("offline_access without consent", Options::new(), offline, &[][..], false),
-            ("no offline_access", Options::new(), "openid", &consent[..], false),
+            (
+                "offline_access",
+                Options::new(),
+                offline,
+                &consent[..],
+                true,
+            ),
+            (
+                "offline_access without consent",
+                Options::new(),
+                offline,
+                &[][..],
+                false,
+            ),
+            (
+                "no offline_access",
+                Options::new(),
+                "openid",
+                &consent[..],
+                false,
+            ),
             (
                 "offline_access, bound to the session",
                 Options::new().tokens_expire_with_session(true),
@@ -340,11 +455,22 @@ mod harness {
             let session = &app.provider.sessions().await[0];
             assert_eq!(session.clients["app"].persists_logout, alive, "{name}");
 
-            app.browser.sign_out_at(&app.end_session_url(&signed_in.id_token)).await;
+            app.browser
+                .sign_out_at(&app.end_session_url(&signed_in.id_token))
+                .await;
             assert!(app.provider.sessions().await.is_empty(), "{name}");
-            assert_eq!(app.provider.is_active(&signed_in.refresh_token).await, alive, "{name}");
+            assert_eq!(
+                app.provider.is_active(&signed_in.refresh_token).await,
+                alive,
+                "{name}"
+            );
             let refreshed = app.refresh(&signed_in.refresh_token).await;
-            assert_eq!(refreshed.status.is_success(), alive, "{name}: {}", refreshed.body);
+            assert_eq!(
+                refreshed.status.is_success(),
+                alive,
+                "{name}: {}",
+                refreshed.body
+            );
         }
     }
 
@@ -376,7 +502,10 @@ mod harness {
     async fn rotated_keys_sign_the_next_token_and_old_ones_stay_if_wanted() {
         let app = App::start(Options::new().client(app())).await;
         let kid = |token: &str| {
-            jose_header(token)["kid"].as_str().expect("a kid").to_owned()
+            jose_header(token)["kid"]
+                .as_str()
+                .expect("a kid")
+                .to_owned()
         };
         let published = async |app: &App| app.browser.get(&app.provider.url("/jwks")).await.body;
 
@@ -408,15 +537,26 @@ mod harness {
         let signed_in = app.sign_in(SCOPES, &[]).await;
         let token_endpoint = app.provider.url("/token");
 
-        app.provider.inject("/token", Fault::DropResponse, Some(1)).await;
+        app.provider
+            .inject("/token", Fault::DropResponse, Some(1))
+            .await;
         let lost = reqwest::Client::new()
             .post(token_endpoint)
             .basic_auth("app", Some("app-secret"))
-            .form(&[("grant_type", "refresh_token"), ("refresh_token", &signed_in.refresh_token)])
+            .form(&[
+                ("grant_type", "refresh_token"),
+                ("refresh_token", &signed_in.refresh_token),
+            ])
             .send()
             .await;
         assert!(lost.is_err());
-        assert_eq!(app.provider.events_named("refresh_token.consumed").await.len(), 1);
+        assert_eq!(
+            app.provider
+                .events_named("refresh_token.consumed")
+                .await
+                .len(),
+            1
+        );
     }
 
     #[tokio::test]
@@ -428,7 +568,12 @@ mod harness {
         let before = app.provider.now().await;
         let (refreshed, released) = tokio::join!(app.refresh(&signed_in.refresh_token), async {
             app.provider.wait_for("request.held", before).await;
-            assert!(app.provider.events_named("refresh_token.consumed").await.is_empty());
+            assert!(
+                app.provider
+                    .events_named("refresh_token.consumed")
+                    .await
+                    .is_empty()
+            );
             app.provider.release().await
         });
         assert_eq!(released, 1);
@@ -438,7 +583,9 @@ mod harness {
 
     #[tokio::test]
     async fn logout_tokens_reach_loopback() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (send, mut received) = tokio::sync::mpsc::unbounded_channel();
         let receiver = axum::Router::new().route(
@@ -450,43 +597,69 @@ mod harness {
         );
         tokio::spawn(async { axum::serve(listener, receiver).await });
 
-        let client = app().backchannel_logout_uri(&format!("http://{address}/signout/backchannel"), true);
+        let client =
+            app().backchannel_logout_uri(&format!("http://{address}/signout/backchannel"), true);
         let app = App::start(Options::new().client(client)).await;
         let signed_in = app.sign_in(SCOPES, &[]).await;
-        app.browser.sign_out_at(&app.end_session_url(&signed_in.id_token)).await;
+        app.browser
+            .sign_out_at(&app.end_session_url(&signed_in.id_token))
+            .await;
 
         let body = received.recv().await.expect("one logout token");
-        let token = body.strip_prefix("logout_token=").expect("a form with one field");
-        assert!(app.provider.issued().await.iter().any(|known| known.kind == "LogoutToken" && known.value == token));
+        let token = body
+            .strip_prefix("logout_token=")
+            .expect("a form with one field");
+        assert!(
+            app.provider
+                .issued()
+                .await
+                .iter()
+                .any(|known| known.kind == "LogoutToken" && known.value == token)
+        );
         let told = app.provider.events_named("backchannel.success").await;
         assert_eq!(told.len(), 1);
         assert_eq!(told[0].client_id.as_deref(), Some("app"));
         assert_eq!(told[0].sid.as_deref(), signed_in.claims()["sid"].as_str());
 
-        let delivery = app.provider.send_logout_token("app", "ann", Some("a-sid")).await;
+        let delivery = app
+            .provider
+            .send_logout_token("app", "ann", Some("a-sid"))
+            .await;
         assert!(delivery.ok, "{delivery:?}");
     }
 
     #[tokio::test]
     async fn a_secret_is_taken_in_header_and_body_alike_and_the_event_log_tells_which() {
-        let grant = [("grant_type", "refresh_token"), ("refresh_token", "never issued")];
+        let grant = [
+            ("grant_type", "refresh_token"),
+            ("refresh_token", "never issued"),
+        ];
         let with_id = [&[("client_id", "app")], &grant[..]].concat();
         let with_secret = [&[("client_secret", "app-secret")], &with_id[..]].concat();
 
         let confidential = App::start(Options::new().client(app())).await;
         let token_endpoint = confidential.provider.url("/token");
         let in_header = confidential.authenticated("/token", &grant).await;
-        let in_body = confidential.browser.post(&token_endpoint, &with_secret).await;
+        let in_body = confidential
+            .browser
+            .post(&token_endpoint, &with_secret)
+            .await;
         let nowhere = confidential.browser.post(&token_endpoint, &with_id).await;
         assert_eq!(error(&in_header).1, "invalid_grant");
         assert_eq!(error(&in_body).1, "invalid_grant");
         assert_eq!(error(&nowhere).1, "invalid_client");
         let requests = confidential.provider.events_named("request").await;
-        let schemes: Vec<_> = requests.iter().filter_map(|request| request.authorization.as_deref()).collect();
+        let schemes: Vec<_> = requests
+            .iter()
+            .filter_map(|request| request.authorization.as_deref())
+            .collect();
         assert_eq!(schemes, ["basic", "", ""]);
 
         let public = App::start(Options::new().client(app().public())).await;
-        let answer = public.browser.post(&public.provider.url("/token"), &with_id).await;
+        let answer = public
+            .browser
+            .post(&public.provider.url("/token"), &with_id)
+            .await;
         assert_eq!(error(&answer).1, "invalid_grant");
     }
 
@@ -511,7 +684,12 @@ mod harness {
             ("State", "the-state"),
             ("Nonce", "the-nonce"),
         ] {
-            assert!(issued.iter().any(|known| known.kind == kind && known.value == value), "{kind}");
+            assert!(
+                issued
+                    .iter()
+                    .any(|known| known.kind == kind && known.value == value),
+                "{kind}"
+            );
         }
         for kind in ["AuthorizationCode", "CodeVerifier"] {
             assert!(issued.iter().any(|known| known.kind == kind), "{kind}");

@@ -15,7 +15,9 @@ mod harness {
     };
 
     async fn serve(app: Router) -> u16 {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         tokio::spawn(async { axum::serve(listener, app).await });
         port
@@ -23,7 +25,8 @@ mod harness {
 
     #[tokio::test]
     async fn signing_in_and_out_on_the_providers_own_pages() {
-        let home = Router::new().fallback(get(async || Html("<title>The app</title><p id=home>home")));
+        let home =
+            Router::new().fallback(get(async || Html("<title>The app</title><p id=home>home")));
         let app = format!("http://127.0.0.1:{}", serve(home).await);
         let client = Client::new("app")
             .secret("app-secret")
@@ -38,20 +41,38 @@ mod harness {
             .append_pair("client_id", "app")
             .append_pair("redirect_uri", &format!("{app}/signin/callback"))
             .append_pair("scope", "openid")
-            .append_pair("code_challenge", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM")
+            .append_pair(
+                "code_challenge",
+                "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM",
+            )
             .append_pair("code_challenge_method", "S256");
         chromium.goto(url.as_str()).await;
         assert_eq!(chromium.title().await, "Sign-in");
         chromium.screenshot("provider-sign-in").await;
 
         chromium.sign_in_at_provider("ann", &app).await;
-        chromium.wait_for_url(&format!("{app}/signin/callback?code=")).await;
+        chromium
+            .wait_for_url(&format!("{app}/signin/callback?code="))
+            .await;
         chromium.wait_for("#home").await;
-        assert!(chromium.cookies().await.iter().all(|cookie| cookie.name != "_session"), "another site's cookie");
+        assert!(
+            chromium
+                .cookies()
+                .await
+                .iter()
+                .all(|cookie| cookie.name != "_session"),
+            "another site's cookie"
+        );
         let all = chromium.all_cookies().await;
-        assert!(all.iter().any(|cookie| cookie.name == "_session" && cookie.domain == "localhost" && cookie.http_only));
+        assert!(all.iter().any(|cookie| cookie.name == "_session"
+            && cookie.domain == "localhost"
+            && cookie.http_only));
 
-        chromium.goto(&provider.url(&format!("/session/end?client_id=app&post_logout_redirect_uri={app}/goodbye"))).await;
+        chromium
+            .goto(&provider.url(&format!(
+                "/session/end?client_id=app&post_logout_redirect_uri={app}/goodbye"
+            )))
+            .await;
         assert_eq!(chromium.title().await, "Logout Request");
         chromium.screenshot("provider-sign-out").await;
         chromium.click("button[name=logout]").await;
@@ -59,7 +80,11 @@ mod harness {
         assert!(provider.sessions().await.is_empty());
 
         // Nobody is signed in any more: the page submits itself.
-        chromium.goto(&provider.url(&format!("/session/end?client_id=app&post_logout_redirect_uri={app}/goodbye"))).await;
+        chromium
+            .goto(&provider.url(&format!(
+                "/session/end?client_id=app&post_logout_redirect_uri={app}/goodbye"
+            )))
+            .await;
         chromium.wait_for_url(&format!("{app}/goodbye")).await;
     }
 
@@ -67,7 +92,15 @@ mod harness {
     async fn two_browsers_know_nothing_of_each_other() {
         let app = Router::new().route(
             "/",
-            get(async || ([(header::SET_COOKIE, "who=ann; HttpOnly; SameSite=Strict; Path=/")], "in")),
+            get(async || {
+                (
+                    [(
+                        header::SET_COOKIE,
+                        "who=ann; HttpOnly; SameSite=Strict; Path=/",
+                    )],
+                    "in",
+                )
+            }),
         );
         let app = format!("http://127.0.0.1:{}/", serve(app).await);
         let (first, second) = tokio::join!(Chromium::start(), Chromium::start());
@@ -80,21 +113,38 @@ mod harness {
 
         assert!(second.all_cookies().await.is_empty());
         second.goto(&app).await;
-        assert!(second.execute("return localStorage.getItem('who')").await.is_null());
+        assert!(
+            second
+                .execute("return localStorage.getItem('who')")
+                .await
+                .is_null()
+        );
     }
 
     #[tokio::test]
     async fn clear_site_data_and_the_back_button_work_on_loopback() {
         let app = Router::new()
             .route("/", get(async || Html("<p id=first>first")))
-            .route("/cleared", get(async || ([("clear-site-data", "\"storage\"")], Html("<p id=cleared>cleared"))));
+            .route(
+                "/cleared",
+                get(async || {
+                    (
+                        [("clear-site-data", "\"storage\"")],
+                        Html("<p id=cleared>cleared"),
+                    )
+                }),
+            );
         for host in ["127.0.0.1", "localhost"] {
             let app = format!("http://{host}:{}", serve(app.clone()).await);
             let chromium = Chromium::start().await;
             chromium.goto(&app).await;
-            chromium.execute("localStorage.setItem('who', 'ann'); sessionStorage.setItem('who', 'ann')").await;
+            chromium
+                .execute("localStorage.setItem('who', 'ann'); sessionStorage.setItem('who', 'ann')")
+                .await;
             chromium.goto(&format!("{app}/cleared")).await;
-            let left = chromium.execute("return localStorage.length + sessionStorage.length").await;
+            let left = chromium
+                .execute("return localStorage.length + sessionStorage.length")
+                .await;
             assert_eq!(left, 0, "{host}");
             chromium.back().await;
             chromium.wait_for("#first").await;
@@ -105,17 +155,32 @@ mod harness {
     async fn third_party_cookies_are_blocked_on_demand() {
         let framed = Router::new().route(
             "/",
-            get(async || ([(header::SET_COOKIE, "third=party; Secure; SameSite=None; Path=/")], Html("<p>framed"))),
+            get(async || {
+                (
+                    [(
+                        header::SET_COOKIE,
+                        "third=party; Secure; SameSite=None; Path=/",
+                    )],
+                    Html("<p>framed"),
+                )
+            }),
         );
         let framed = format!("http://localhost:{}/", serve(framed).await);
         let page = format!("<iframe src='{framed}' onload='document.title=\"loaded\"'></iframe>");
         let outer = Router::new().route("/", get(async move || Html(page)));
         let outer = format!("http://127.0.0.1:{}/", serve(outer).await);
 
-        for (launch, kept) in [(Launch::new(), 1), (Launch::new().block_third_party_cookies(), 0)] {
+        for (launch, kept) in [
+            (Launch::new(), 1),
+            (Launch::new().block_third_party_cookies(), 0),
+        ] {
             let chromium = launch.start().await;
             chromium.goto(&outer).await;
-            chromium.wait_until("the frame", async || (chromium.title().await == "loaded").then_some(())).await;
+            chromium
+                .wait_until("the frame", async || {
+                    (chromium.title().await == "loaded").then_some(())
+                })
+                .await;
             assert_eq!(chromium.all_cookies().await.len(), kept);
         }
     }
@@ -124,10 +189,14 @@ mod harness {
     async fn nothing_is_left_of_a_browser_that_was_dropped() {
         let chromium = Chromium::start().await;
         let browser = chromium.browser_process_id().expect("the driver tells");
-        let processes = [u64::from(chromium.driver_process_id()), browser];
-        let running = |id: &u64| std::path::Path::new(&format!("/proc/{id}/exe")).exists();
-        assert!(processes.iter().all(running));
+        let traces = [
+            format!("/proc/{}/exe", chromium.driver_process_id()).into(),
+            // Of a process that has ended and that nobody has asked about yet, only the executable is gone.
+            format!("/proc/{browser}/exe").into(),
+            chromium.profile().to_owned(),
+        ];
+        assert!(traces.iter().all(|trace| trace.exists()), "{traces:?}");
         drop(chromium);
-        assert!(!processes.iter().any(running));
+        assert!(!traces.iter().any(|trace| trace.exists()), "{traces:?}");
     }
 }

@@ -28,7 +28,10 @@ impl Client {
     pub fn new(id: &str) -> Self {
         Self(Map::new())
             .set("client_id", id)
-            .set("grant_types", json!(["authorization_code", "refresh_token"]))
+            .set(
+                "grant_types",
+                json!(["authorization_code", "refresh_token"]),
+            )
             .set("response_types", json!(["code"]))
             .set("redirect_uris", json!([]))
     }
@@ -62,7 +65,8 @@ impl Client {
 
     /// Its logout tokens carry the `sid` too when `with_sid`, else the `sub` alone.
     pub fn backchannel_logout_uri(self, uri: &str, with_sid: bool) -> Self {
-        self.set("backchannel_logout_uri", uri).set("backchannel_logout_session_required", with_sid)
+        self.set("backchannel_logout_uri", uri)
+            .set("backchannel_logout_session_required", with_sid)
     }
 
     /// `RS256` (the default), `PS256`, `ES256`, `EdDSA` or `HS256`.
@@ -128,7 +132,10 @@ impl Options {
 
     /// Whether a refresh token takes `offline_access`. It does not unless set.
     pub fn refresh_tokens_need_offline_access(self, need: bool) -> Self {
-        self.set("issueRefreshToken", if need { "offline_access" } else { "always" })
+        self.set(
+            "issueRefreshToken",
+            if need { "offline_access" } else { "always" },
+        )
     }
 
     /// An API of its own, by resource indicator. `format` is `opaque` or `jwt`.
@@ -263,7 +270,10 @@ impl Certified {
         const NEEDED: &str = "The tests need Node.js 20 or newer and the packages of tests/oidc-provider: run \
             scripts/test, or install Node.js and run `npm ci` in that folder.";
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oidc-provider");
-        assert!(folder.join("node_modules/oidc-provider").is_dir(), "oidc-provider is not installed. {NEEDED}");
+        assert!(
+            folder.join("node_modules/oidc-provider").is_dir(),
+            "oidc-provider is not installed. {NEEDED}"
+        );
 
         let mut command = Command::new("node");
         command.arg("server.mjs").current_dir(folder);
@@ -271,7 +281,11 @@ impl Certified {
         process.write_line(&Value::Object(options.0.clone()).to_string());
         let Listening { issuer, admin } =
             process.wait_for_line("oidc-provider", |line| serde_json::from_str(line).ok());
-        Self { process, issuer, admin }
+        Self {
+            process,
+            issuer,
+            admin,
+        }
     }
 
     pub fn issuer(&self) -> &str {
@@ -308,14 +322,22 @@ impl Certified {
     ///
     /// When none comes within 10 seconds.
     pub async fn wait_for(&self, name: &str, after: u64) -> Event {
-        let found: Vec<Event> = self.ask(&format!("/events?name={name}&after={after}&wait_ms=10000")).await;
-        found.into_iter().next().unwrap_or_else(|| panic!("no {name} at the provider within 10 s"))
+        let found: Vec<Event> = self
+            .ask(&format!("/events?name={name}&after={after}&wait_ms=10000"))
+            .await;
+        found
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| panic!("no {name} at the provider within 10 s"))
     }
 
     /// How often a path was asked for, whatever came of it.
     pub async fn requests_to(&self, path: &str) -> usize {
         let requests = self.events_named("request").await;
-        requests.iter().filter(|request| request.path.as_deref() == Some(path)).count()
+        requests
+            .iter()
+            .filter(|request| request.path.as_deref() == Some(path))
+            .count()
     }
 
     /// The sessions that somebody is signed in to.
@@ -341,7 +363,10 @@ impl Certified {
             .send()
             .await
             .expect("the provider answers");
-        response.json().await.expect("introspection answers with JSON")
+        response
+            .json()
+            .await
+            .expect("introspection answers with JSON")
     }
 
     pub async fn is_active(&self, token: &str) -> bool {
@@ -360,22 +385,37 @@ impl Certified {
 
     /// New signing keys, the old ones published still or withdrawn at once.
     pub async fn rotate_keys(&self, keep_old: bool) {
-        let _: Value = self.tell("/keys/rotate", &json!({ "keep_old": keep_old })).await;
+        let _: Value = self
+            .tell("/keys/rotate", &json!({ "keep_old": keep_old }))
+            .await;
     }
 
     /// Ends an account's sessions as expiry does: no client hears of it, and grants stay.
     pub async fn end_sessions(&self, account_id: &str) {
-        let _: Value = self.tell("/sessions/end", &json!({ "account_id": account_id })).await;
+        let _: Value = self
+            .tell("/sessions/end", &json!({ "account_id": account_id }))
+            .await;
     }
 
     /// Takes away everything that was granted for an account: its refresh tokens answer `invalid_grant`.
     pub async fn revoke_grants(&self, account_id: &str) {
-        let _: Value = self.tell("/grants/revoke", &json!({ "account_id": account_id })).await;
+        let _: Value = self
+            .tell("/grants/revoke", &json!({ "account_id": account_id }))
+            .await;
     }
 
     /// Sends a logout token to a client now. Its `sid` goes along if the client registered that it needs one.
-    pub async fn send_logout_token(&self, client_id: &str, sub: &str, sid: Option<&str>) -> Delivery {
-        self.tell("/backchannel", &json!({ "client_id": client_id, "sub": sub, "sid": sid })).await
+    pub async fn send_logout_token(
+        &self,
+        client_id: &str,
+        sub: &str,
+        sid: Option<&str>,
+    ) -> Delivery {
+        self.tell(
+            "/backchannel",
+            &json!({ "client_id": client_id, "sub": sub, "sid": sid }),
+        )
+        .await
     }
 
     /// From now on, and for `times` requests if that is given. The path `*` stands for every path.
@@ -415,16 +455,30 @@ impl Certified {
 }
 
 async fn answer<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> T {
-    let response = request.send().await.expect("the provider's admin surface answers");
+    let response = request
+        .send()
+        .await
+        .expect("the provider's admin surface answers");
     let status = response.status();
-    let body = response.text().await.expect("the provider's admin surface answers in full");
-    assert!(status.is_success(), "the provider's admin surface refused: {body}");
-    serde_json::from_str(&body).unwrap_or_else(|error| panic!("unexpected answer ({error}): {body}"))
+    let body = response
+        .text()
+        .await
+        .expect("the provider's admin surface answers in full");
+    assert!(
+        status.is_success(),
+        "the provider's admin surface refused: {body}"
+    );
+    serde_json::from_str(&body)
+        .unwrap_or_else(|error| panic!("unexpected answer ({error}): {body}"))
 }
 
 /// A fresh one each time: a pooled connection belongs to the runtime of the test that opened it.
 fn client() -> reqwest::Client {
-    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().expect("no TLS set-up to fail")
+    reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(20))
+        .build()
+        .expect("no TLS set-up to fail")
 }
 
 /// Where tests put what a person may want to look at.

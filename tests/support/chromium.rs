@@ -22,6 +22,21 @@ use url::Url;
 
 use super::{certified::artifacts, process::TiedProcess};
 
+/// The driver does not watch its standard input, and a browser may outlive its driver, so a shell watches for both. They
+/// are a process group, which is killed as a whole: a browser that ends in order, or whose parts notice one by one that
+/// it is gone, writes to its profile while that is being deleted. Interrupts are for the test, whose end is the signal
+/// here; and by then nobody reads what the shell says, so it says nothing.
+const WATCH: &str = r#"
+    trap '' INT HUP TERM
+    setsid chromedriver --port=0 </dev/null &
+    driver=$!
+    cat >/dev/null
+    exec >/dev/null 2>&1
+    kill -s KILL -- -$driver
+    wait $driver
+    rm -rf "$1"
+"#;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// How a browser differs from the usual one.
@@ -72,9 +87,9 @@ pub struct BrowserCookie {
 #[derive(Debug)]
 pub struct Chromium {
     client: Client,
-    // After the client, whose own farewell then finds nobody and is not missed.
     driver: TiedProcess,
     browser_id: Option<u64>,
+    profile: PathBuf,
 }
 
 impl Chromium {
@@ -93,18 +108,16 @@ impl Chromium {
         }
         let profile = new_profile();
 
-        // The driver does not watch its standard input, and a browser that lost its driver lives on. So a shell watches
-        // for both. The driver takes its browser down on TERM.
         let mut command = Command::new("sh");
-        command
-            .arg("-c")
-            .arg(r#"chromedriver --port=0 </dev/null & driver=$!; cat >/dev/null; kill "$driver"; wait "$driver"; rm -rf "$1""#)
-            .arg("sh")
-            .arg(&profile);
+        command.args(["-c", WATCH, "sh"]).arg(&profile);
         let (driver, port) = tokio::task::spawn_blocking(move || {
             let mut driver = TiedProcess::spawn(command, NEEDED);
             let port: u16 = driver.wait_for_line("chromedriver", |line| {
-                line.split_once("started successfully on port ")?.1.trim_end_matches('.').parse().ok()
+                line.split_once("started successfully on port ")?
+                    .1
+                    .trim_end_matches('.')
+                    .parse()
+                    .ok()
             });
             (driver, port)
         })
@@ -116,8 +129,15 @@ impl Chromium {
             .connect(&format!("http://127.0.0.1:{port}"))
             .await
             .unwrap_or_else(|error| panic!("Chromium did not start: {error}"));
-        let browser_id = client.capabilities().and_then(|known| known.get("goog:processID")?.as_u64());
-        Self { client, driver, browser_id }
+        let browser_id = client
+            .capabilities()
+            .and_then(|known| known.get("goog:processID")?.as_u64());
+        Self {
+            client,
+            driver,
+            browser_id,
+            profile,
+        }
     }
 
     /// For what this module has no function for.
@@ -131,6 +151,10 @@ impl Chromium {
 
     pub fn browser_process_id(&self) -> Option<u64> {
         self.browser_id
+    }
+
+    pub fn profile(&self) -> &Path {
+        &self.profile
     }
 
     pub async fn goto(&self, url: &str) {
@@ -151,7 +175,9 @@ impl Chromium {
 
     /// What a person can read on the page.
     pub async fn text(&self) -> String {
-        let text = self.execute("return document.body ? document.body.innerText : ''").await;
+        let text = self
+            .execute("return document.body ? document.body.innerText : ''")
+            .await;
         text.as_str().unwrap_or_default().to_owned()
     }
 
@@ -183,9 +209,19 @@ impl Chromium {
 
     /// The element, as soon as there is one.
     pub async fn wait_for(&self, selector: &str) -> Element {
-        match self.client.wait().at_most(DEADLINE).for_element(Locator::Css(selector)).await {
+        match self
+            .client
+            .wait()
+            .at_most(DEADLINE)
+            .for_element(Locator::Css(selector))
+            .await
+        {
             Ok(element) => element,
-            Err(error) => panic!("no {selector} ({error}) on {}:\n{}", self.url().await, self.text().await),
+            Err(error) => panic!(
+                "no {selector} ({error}) on {}:\n{}",
+                self.url().await,
+                self.text().await
+            ),
         }
     }
 
@@ -199,7 +235,10 @@ impl Chromium {
     }
 
     pub async fn wait_for_text(&self, wanted: &str) {
-        self.wait_until(wanted, async || self.text().await.contains(wanted).then_some(())).await;
+        self.wait_until(wanted, async || {
+            self.text().await.contains(wanted).then_some(())
+        })
+        .await;
     }
 
     /// Asks again and again, since a browser tells nobody when it is done.
@@ -219,7 +258,11 @@ impl Chromium {
         };
         match tokio::time::timeout(DEADLINE, polling).await {
             Ok(found) => found,
-            Err(_) => panic!("waited in vain for {what} on {}:\n{}", self.url().await, self.text().await),
+            Err(_) => panic!(
+                "waited in vain for {what} on {}:\n{}",
+                self.url().await,
+                self.text().await
+            ),
         }
     }
 
@@ -231,7 +274,11 @@ impl Chromium {
                 if back().await {
                     return Some(None);
                 }
-                let buttons = self.client.find_all(Locator::Css("button[type=submit]")).await.ok()?;
+                let buttons = self
+                    .client
+                    .find_all(Locator::Css("button[type=submit]"))
+                    .await
+                    .ok()?;
                 buttons.into_iter().next().map(Some)
             });
             let Some(button) = page.await else { return };
@@ -251,11 +298,15 @@ impl Chromium {
     /// The cookies that the current page's address would be sent, `HttpOnly` ones included.
     pub async fn cookies(&self) -> Vec<BrowserCookie> {
         let url = self.url().await;
-        self.read_cookies("Network.getCookies", json!({ "urls": [url.as_str()] })).await
+        self.read_cookies("Network.getCookies", json!({ "urls": [url.as_str()] }))
+            .await
     }
 
     pub async fn cookie(&self, name: &str) -> Option<BrowserCookie> {
-        self.cookies().await.into_iter().find(|cookie| cookie.name == name)
+        self.cookies()
+            .await
+            .into_iter()
+            .find(|cookie| cookie.name == name)
     }
 
     /// Every cookie of this browser, whatever its site.
@@ -282,15 +333,6 @@ impl Chromium {
     }
 }
 
-impl Drop for Chromium {
-    fn drop(&mut self) {
-        // The driver ends its browser in order. One that hangs is not waited for, and its processes hold no ports.
-        if let Some(browser) = self.browser_id {
-            let _ = Command::new("kill").arg(browser.to_string()).stderr(std::process::Stdio::null()).status();
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Cdp {
     method: &'static str,
@@ -299,7 +341,10 @@ struct Cdp {
 
 impl WebDriverCompatibleCommand for Cdp {
     fn endpoint(&self, base_url: &Url, session_id: Option<&str>) -> Result<Url, url::ParseError> {
-        base_url.join(&format!("session/{}/goog/cdp/execute", session_id.unwrap_or_default()))
+        base_url.join(&format!(
+            "session/{}/goog/cdp/execute",
+            session_id.unwrap_or_default()
+        ))
     }
 
     fn method_and_body(&self, _: &Url) -> (http::Method, Option<String>) {
@@ -332,11 +377,11 @@ fn capabilities(launch: &Launch, profile: &Path) -> Capabilities {
     arguments.push(format!("--user-data-dir={}", profile.display()));
     arguments.extend(launch.arguments.iter().cloned());
 
-    let mut preferences = json!({});
-    if launch.block_third_party_cookies {
-        // 1: block them, on all sites.
-        preferences = json!({ "profile": { "cookie_controls_mode": 1, "block_third_party_cookies": true } });
-    }
+    let blocked = launch.block_third_party_cookies;
+    let preferences = json!({
+        // 0: never, 1: on every site.
+        "profile": { "cookie_controls_mode": u8::from(blocked), "block_third_party_cookies": blocked },
+    });
     let capabilities = json!({
         "browserName": "chrome",
         "goog:chromeOptions": { "binary": "/usr/bin/chromium", "args": arguments, "prefs": preferences },
@@ -347,7 +392,10 @@ fn capabilities(launch: &Launch, profile: &Path) -> Capabilities {
 fn new_profile() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let profile = std::env::temp_dir().join(format!("axum-signout-chromium-{}-{number}", std::process::id()));
+    let profile = std::env::temp_dir().join(format!(
+        "axum-signout-chromium-{}-{number}",
+        std::process::id()
+    ));
     fs::create_dir_all(&profile).expect("the temporary folder can be written to");
     profile
 }

@@ -70,7 +70,9 @@ impl Browser {
     pub async fn follow(&self, mut page: Page, stop: &str) -> Page {
         for _ in 0..20 {
             match page.location() {
-                Some(next) if !next.as_str().starts_with(stop) => page = self.get(next.as_str()).await,
+                Some(next) if !next.as_str().starts_with(stop) => {
+                    page = self.get(next.as_str()).await
+                }
                 _ => return page,
             }
         }
@@ -100,7 +102,8 @@ impl Browser {
         let page = self.get(url).await;
         assert_eq!(page.status, StatusCode::OK, "{}", page.body);
         let page = self.submit(&page.form().with("logout", "yes")).await;
-        page.location().unwrap_or_else(|| panic!("no redirect but {}:\n{}", page.status, page.body))
+        page.location()
+            .unwrap_or_else(|| panic!("no redirect but {}:\n{}", page.status, page.body))
     }
 }
 
@@ -117,8 +120,12 @@ impl Page {
     ///
     /// When there is none.
     pub fn form(&self) -> Form {
-        let found = self.body.split_once("<form").and_then(|(_, rest)| rest.split_once("</form>"));
-        let (form, _) = found.unwrap_or_else(|| panic!("{} {} has no form:\n{}", self.status, self.url, self.body));
+        let found = self
+            .body
+            .split_once("<form")
+            .and_then(|(_, rest)| rest.split_once("</form>"));
+        let (form, _) = found
+            .unwrap_or_else(|| panic!("{} {} has no form:\n{}", self.status, self.url, self.body));
         let (open, inside) = form.split_once('>').expect("a form's tag ends");
         let action = attribute(open, "action").unwrap_or_default();
         let fields = inside
@@ -126,10 +133,16 @@ impl Page {
             .skip(1)
             .filter_map(|input| {
                 let input = input.split('>').next()?;
-                Some((attribute(input, "name")?, attribute(input, "value").unwrap_or_default()))
+                Some((
+                    attribute(input, "name")?,
+                    attribute(input, "value").unwrap_or_default(),
+                ))
             })
             .collect();
-        Form { action: self.url.join(&action).expect("a form's action is a URL"), fields }
+        Form {
+            action: self.url.join(&action).expect("a form's action is a URL"),
+            fields,
+        }
     }
 }
 
@@ -150,12 +163,26 @@ impl Form {
 fn attribute(tag: &str, name: &str) -> Option<String> {
     let (_, rest) = tag.split_once(&format!(" {name}=\""))?;
     let (value, _) = rest.split_once('"')?;
-    Some(value.replace("&quot;", "\"").replace("&#39;", "'").replace("&amp;", "&"))
+    Some(
+        value
+            .replace("&quot;", "\"")
+            .replace("&#39;", "'")
+            .replace("&amp;", "&"),
+    )
 }
 
 async fn page(request: reqwest::RequestBuilder) -> Page {
     let response = request.send().await.expect("an answer");
-    let (url, status, headers) = (response.url().clone(), response.status(), response.headers().clone());
+    let (url, status, headers) = (
+        response.url().clone(),
+        response.status(),
+        response.headers().clone(),
+    );
     let body = response.text().await.expect("a body");
-    Page { url, status, headers, body }
+    Page {
+        url,
+        status,
+        headers,
+        body,
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
+    os::unix::process::CommandExt,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
@@ -24,10 +25,18 @@ impl TiedProcess {
     ///
     /// With `needed`, which says what to install, when the program cannot be started.
     pub fn spawn(mut command: Command, needed: &str) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{:?} did not start ({error}). {needed}", command.get_program()));
+        // An interrupt of the terminal reaches the test alone: what ends this process is the end of the test.
+        command.process_group(0);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| {
+            panic!(
+                "{:?} did not start ({error}). {needed}",
+                command.get_program()
+            )
+        });
 
         let stdout = child.stdout.take().expect("piped above");
         let stderr = child.stderr.take().expect("piped above");
@@ -45,7 +54,12 @@ impl TiedProcess {
         });
 
         let stdin = child.stdin.take();
-        Self { child, stdin, lines, complaints }
+        Self {
+            child,
+            stdin,
+            lines,
+            complaints,
+        }
     }
 
     pub fn id(&self) -> u32 {
@@ -76,7 +90,11 @@ impl TiedProcess {
                 Err(error) => {
                     let _ = self.child.kill();
                     let status = self.child.wait();
-                    let complaints = self.complaints.lock().map(|text| text.clone()).unwrap_or_default();
+                    let complaints = self
+                        .complaints
+                        .lock()
+                        .map(|text| text.clone())
+                        .unwrap_or_default();
                     let complaints = String::from_utf8_lossy(&complaints);
                     panic!("{what} did not come up ({error}, {status:?}):\n{complaints}");
                 }
