@@ -75,7 +75,7 @@ mod harness {
             .await;
         assert_eq!(chromium.title().await, "Logout Request");
         chromium.screenshot("provider-sign-out").await;
-        chromium.click("button[name=logout]").await;
+        chromium.sign_out_at_provider().await;
         chromium.wait_for_url(&format!("{app}/goodbye")).await;
         assert!(provider.sessions().await.is_empty());
 
@@ -148,6 +148,35 @@ mod harness {
             assert_eq!(left, 0, "{host}");
             chromium.back().await;
             chromium.wait_for("#first").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn host_prefixed_cookies_work_over_http_on_loopback_and_only_a_secure_removal_removes_them()
+     {
+        let cookie =
+            |value: &'static str| get(async move || ([(header::SET_COOKIE, value)], "done"));
+        let app = Router::new()
+            .route(
+                "/set",
+                cookie("__Host-id=1; Secure; HttpOnly; SameSite=Strict; Path=/"),
+            )
+            .route("/remove-plainly", cookie("__Host-id=; Max-Age=0; Path=/"))
+            .route(
+                "/remove",
+                cookie("__Host-id=; Max-Age=0; Secure; HttpOnly; SameSite=Strict; Path=/"),
+            );
+        let port = serve(app).await;
+        let chromium = Chromium::start().await;
+        for host in ["127.0.0.1", "localhost"] {
+            for (path, there) in [("set", true), ("remove-plainly", true), ("remove", false)] {
+                chromium.goto(&format!("http://{host}:{port}/{path}")).await;
+                assert_eq!(
+                    chromium.cookie("__Host-id").await.is_some(),
+                    there,
+                    "{path} on {host}"
+                );
+            }
         }
     }
 

@@ -2,10 +2,14 @@
 //! that starts empty and goes with it, so two of them are two people.
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -268,26 +272,45 @@ impl Chromium {
 
     /// Goes through the provider's login and consent pages, whichever it shows.
     pub async fn sign_in_at_provider(&self, login: &str, back_at: &str) {
-        let back = || async { self.url().await.as_str().starts_with(back_at) };
-        while !back().await {
-            let page = self.wait_until("the provider's pages", async || {
-                if back().await {
-                    return Some(None);
-                }
-                let buttons = self
-                    .client
-                    .find_all(Locator::Css("button[type=submit]"))
-                    .await
-                    .ok()?;
-                buttons.into_iter().next().map(Some)
-            });
-            let Some(button) = page.await else { return };
-            if self.exists("input[name=password]").await {
-                self.type_into("input[name=login]", login).await;
-                self.type_into("input[name=password]", "any").await;
+        // A page is answered once: the browser may still show it a while after its button was pressed.
+        let answered = Mutex::new(HashSet::new());
+        self.wait_until("the way through the provider's pages", async || {
+            let url = self.client.current_url().await.ok()?;
+            if url.as_str().starts_with(back_at) {
+                return Some(());
             }
-            done(button.click().await);
+            let new = !answered
+                .lock()
+                .is_ok_and(|answered| answered.contains(&url));
+            if new && self.answer_provider(login).await.is_ok() {
+                answered.lock().ok()?.insert(url);
+            }
+            None
+        })
+        .await;
+    }
+
+    async fn answer_provider(&self, login: &str) -> Result<(), CmdError> {
+        let button = self
+            .client
+            .find(Locator::Css("button[type=submit]"))
+            .await?;
+        if let Ok(field) = self.client.find(Locator::Css("input[name=login]")).await {
+            // It is filled in already where the app sent a hint.
+            field.clear().await?;
+            field.send_keys(login).await?;
+            let password = self
+                .client
+                .find(Locator::Css("input[name=password]"))
+                .await?;
+            password.send_keys("any").await?;
         }
+        button.click().await
+    }
+
+    /// Confirms on the provider's logout page.
+    pub async fn sign_out_at_provider(&self) {
+        self.click("button[name=logout][value=yes]").await;
     }
 
     /// Runs a script that gives back its result by `return`.
