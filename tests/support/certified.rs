@@ -83,7 +83,8 @@ impl Client {
     }
 }
 
-/// How the provider behaves. Every setting can be changed later by [`Certified::configure`].
+/// How the provider behaves. Every setting but the host can be changed later by
+/// [`Certified::configure`].
 #[derive(Clone, Debug, Default)]
 pub struct Options(Map<String, Value>);
 
@@ -378,7 +379,7 @@ impl Certified {
         let _: Value = self.tell("/clients", &Value::Object(client.0)).await;
     }
 
-    /// Changes settings; sessions, grants and tokens stay.
+    /// Replaces the settings that are named, lists and maps as a whole; sessions, grants and tokens stay.
     pub async fn configure(&self, options: Options) {
         let _: Value = self.tell("/configure", &Value::Object(options.0)).await;
     }
