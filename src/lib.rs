@@ -11,10 +11,16 @@ mod secret;
 // Floor 1: values.
 mod account;
 mod cause;
+mod jwt;
 mod token;
 
 // Floor 2: ports.
+mod provider;
+mod session;
 pub mod store;
+
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use crate::account::Account;
 pub use crate::cause::Cause;
@@ -23,5 +29,10 @@ pub use crate::id::{
     AccountHash, Address, ClaimName, DownstreamName, KeyHash, Locator, OperationId, Selector,
     SessionKey, SignInId, TokenHash,
 };
+pub use crate::jwt::SigningAlgorithm;
+pub use crate::provider::{
+    AssertionAudience, ClientAssertion, ClientAuth, Provider, ProviderBuilder, ProviderMetadata,
+};
 pub use crate::secret::Secret;
+pub use crate::session::AnySession;
 pub use crate::token::{AccessToken, IdToken, IdTokenField, TokenSet};
