@@ -11,9 +11,11 @@ mod secret;
 // Floor 1: values.
 mod account;
 mod cause;
+mod jwt;
 mod token;
 
 // Floor 2: ports.
+mod provider;
 pub mod store;
 
 pub use crate::account::Account;
@@ -22,6 +24,10 @@ pub use crate::error::{ConfigError, Error, ErrorKind};
 pub use crate::id::{
     AccountHash, Address, ClaimName, DownstreamName, KeyHash, Locator, OperationId, Selector,
     SessionKey, SignInId, TokenHash,
+};
+pub use crate::jwt::SigningAlgorithm;
+pub use crate::provider::{
+    AssertionAudience, ClientAssertion, ClientAuth, Provider, ProviderBuilder, ProviderMetadata,
 };
 pub use crate::secret::Secret;
 pub use crate::token::{AccessToken, IdToken, IdTokenField, TokenSet};
