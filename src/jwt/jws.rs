@@ -1,0 +1,256 @@
+//! The compact form of a signed token (RFC 7515, section 7.1).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+
+use super::keys::KeySet;
+use super::{Claims, JwtError, SigningAlgorithm, unique_members};
+
+/// Larger than any ID token seen with hundreds of groups in it, smaller than what a flood needs.
+pub(crate) const MAX_TOKEN: usize = 64 * 1024;
+const MAX_HEADER: usize = 8 * 1024;
+const MAX_KEY_ID: usize = 1024;
+
+/// A token taken apart, with nothing in it verified. Its claims are had from [`verify`](Self::verify) only.
+pub(crate) struct Jws<'a> {
+    algorithm: Option<SigningAlgorithm>,
+    key_id: Option<String>,
+    typ: Option<String>,
+    signed: &'a str,
+    payload: &'a str,
+    signature: Vec<u8>,
+}
+
+impl<'a> Jws<'a> {
+    /// # Errors
+    ///
+    /// The form is wrong, or the header demands what is not understood.
+    pub(crate) fn parse(token: &'a str) -> Result<Self, JwtError> {
+        if token.len() > MAX_TOKEN {
+            return Err(JwtError::TooLarge);
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(JwtError::NotCompact)?;
+        let (header, payload) = signed.split_once('.').ok_or(JwtError::NotCompact)?;
+        if payload.contains('.') {
+            return Err(JwtError::NotCompact);
+        }
+        if header.len() > MAX_HEADER {
+            return Err(JwtError::TooLarge);
+        }
+        let header = unique_members(&decode(header)?).ok_or(JwtError::Header)?;
+        // `jku`, `x5u`, `jwk` and `x5c` are not read: a token does not choose the key that it is verified with.
+        let text = |name: &str| match header.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) if text.len() <= MAX_KEY_ID => Ok(Some(text.clone())),
+            Some(_) => Err(JwtError::Header),
+        };
+        if header.contains_key("crit") || header.contains_key("b64") {
+            return Err(JwtError::CriticalHeader);
+        }
+        // `enc` means encrypted, `zip` compressed; both belong to JWE.
+        if header.contains_key("cty") || header.contains_key("enc") || header.contains_key("zip") {
+            return Err(JwtError::NestedToken);
+        }
+        let algorithm = text("alg")?.ok_or(JwtError::Header)?;
+        Ok(Self {
+            algorithm: SigningAlgorithm::from_name(&algorithm),
+            key_id: text("kid")?,
+            typ: text("typ")?,
+            signed,
+            payload,
+            signature: decode(signature)?,
+        })
+    }
+
+    /// Verifies the signature and reads the claims.
+    ///
+    /// The token's `alg` only picks one of those allowed, and a key is used with the algorithms of its own type only, so
+    /// that a public key never serves as an HMAC secret.
+    ///
+    /// # Errors
+    ///
+    /// [`JwtError::UnknownKey`] if newer keys may have what is needed; others are final.
+    pub(crate) fn verify(
+        &self,
+        keys: &KeySet,
+        allowed: &[SigningAlgorithm],
+    ) -> Result<Claims, JwtError> {
+        let algorithm = self
+            .algorithm
+            .filter(|algorithm| allowed.contains(algorithm))
+            .ok_or(JwtError::AlgorithmNotAllowed)?;
+        keys.verify(
+            algorithm,
+            self.key_id.as_deref(),
+            self.signed.as_bytes(),
+            &self.signature,
+        )?;
+        self.read_claims(algorithm)
+    }
+
+    fn read_claims(&self, algorithm: SigningAlgorithm) -> Result<Claims, JwtError> {
+        Ok(Claims {
+            members: unique_members(&decode(self.payload)?).ok_or(JwtError::Payload)?,
+            algorithm,
+            typ: self.typ.clone(),
+        })
+    }
+
+    /// The claims of a token that was accepted before and is at hand: what a newer one is compared with. Nothing may be
+    /// concluded from them alone.
+    pub(super) fn claims_of_held(token: &str) -> Result<Claims, JwtError> {
+        let jws = Jws::parse(token)?;
+        jws.read_claims(jws.algorithm.unwrap_or(SigningAlgorithm::Rs256))
+    }
+}
+
+/// Strict: no padding, no other alphabet, no white space, no bits left over, so that one text only stands for one value.
+fn decode(part: &str) -> Result<Vec<u8>, JwtError> {
+    URL_SAFE_NO_PAD
+        .decode(part)
+        .map_err(|_| JwtError::NotBase64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(header: &str, payload: &str) -> String {
+        let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        format!("{}.{}.{}", encode(header), encode(payload), encode("sig"))
+    }
+
+    #[test]
+    fn forms_that_are_refused() {
+        let good = token(r#"{"alg":"RS256"}"#, "{}");
+        assert!(Jws::parse(&good).is_ok());
+        let rows: Vec<(&str, String, JwtError)> = vec![
+            ("empty", String::new(), JwtError::NotCompact),
+            ("no dot", "abc".into(), JwtError::NotCompact),
+            ("one dot", "e30.e30".into(), JwtError::NotCompact),
+            ("four parts", format!("{good}.e30"), JwtError::NotCompact),
+            ("five parts", "a.b.c.d.e".into(), JwtError::NotCompact),
+            ("padding", format!("{good}="), JwtError::NotBase64),
+            (
+                "standard alphabet",
+                format!("{good}+/"),
+                JwtError::NotBase64,
+            ),
+            ("white space", format!("{good} "), JwtError::NotBase64),
+            ("line break", format!("{good}\n"), JwtError::NotBase64),
+            (
+                "bits left over",
+                "eyJhbGciOiJSUzI1NiJ9.e30.YR".into(),
+                JwtError::NotBase64,
+            ),
+            ("non-ASCII", "é.e30.e30".into(), JwtError::NotBase64),
+            (
+                "too large",
+                format!("{good}{}", "A".repeat(MAX_TOKEN)),
+                JwtError::TooLarge,
+            ),
+            (
+                "large header",
+                token(
+                    &format!(r#"{{"alg":"RS256","x":"{}"}}"#, "x".repeat(MAX_HEADER)),
+                    "{}",
+                ),
+                JwtError::TooLarge,
+            ),
+            ("header is an array", token("[]", "{}"), JwtError::Header),
+            ("header is text", token("alg", "{}"), JwtError::Header),
+            ("header is empty", token("", "{}"), JwtError::Header),
+            ("no alg", token("{}", "{}"), JwtError::Header),
+            (
+                "alg is null",
+                token(r#"{"alg":null}"#, "{}"),
+                JwtError::Header,
+            ),
+            (
+                "alg twice",
+                token(r#"{"alg":"RS256","alg":"none"}"#, "{}"),
+                JwtError::Header,
+            ),
+            (
+                "alg twice, escaped",
+                token(r#"{"alg":"RS256","\u0061lg":"none"}"#, "{}"),
+                JwtError::Header,
+            ),
+            (
+                "kid is a number",
+                token(r#"{"alg":"RS256","kid":1}"#, "{}"),
+                JwtError::Header,
+            ),
+            (
+                "kid is long",
+                token(
+                    &format!(r#"{{"alg":"RS256","kid":"{}"}}"#, "k".repeat(1025)),
+                    "{}",
+                ),
+                JwtError::Header,
+            ),
+            (
+                "typ is an object",
+                token(r#"{"alg":"RS256","typ":{}}"#, "{}"),
+                JwtError::Header,
+            ),
+            (
+                "crit",
+                token(r#"{"alg":"RS256","crit":["exp"]}"#, "{}"),
+                JwtError::CriticalHeader,
+            ),
+            (
+                "crit is empty",
+                token(r#"{"alg":"RS256","crit":[]}"#, "{}"),
+                JwtError::CriticalHeader,
+            ),
+            (
+                "b64",
+                token(r#"{"alg":"RS256","b64":false}"#, "{}"),
+                JwtError::CriticalHeader,
+            ),
+            (
+                "cty",
+                token(r#"{"alg":"RS256","cty":"JWT"}"#, "{}"),
+                JwtError::NestedToken,
+            ),
+            (
+                "enc",
+                token(r#"{"alg":"dir","enc":"A128GCM"}"#, "{}"),
+                JwtError::NestedToken,
+            ),
+            (
+                "zip",
+                token(r#"{"alg":"RS256","zip":"DEF"}"#, "{}"),
+                JwtError::NestedToken,
+            ),
+            (
+                "deep header",
+                token(
+                    &format!(r#"{{"alg":"RS256","x":{}}}"#, "[".repeat(2000)),
+                    "{}",
+                ),
+                JwtError::Header,
+            ),
+        ];
+        for (name, text, expected) in rows {
+            assert_eq!(Jws::parse(&text).err(), Some(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_algorithm_comes_from_the_caller_a9() {
+        let keys = KeySet::default();
+        for alg in [
+            "none", "None", "NONE", "nOnE", "", "HS256", "rs256", "RS256 ", "ES256K",
+        ] {
+            let text = token(&format!(r#"{{"alg":"{alg}"}}"#), "{}");
+            let refused = Jws::parse(&text)
+                .unwrap()
+                .verify(&keys, &[SigningAlgorithm::Rs256])
+                .err();
+            assert_eq!(refused, Some(JwtError::AlgorithmNotAllowed), "{alg}");
+        }
+    }
+}
