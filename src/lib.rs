@@ -14,6 +14,7 @@ mod cause;
 mod token;
 
 // Floor 2: ports.
+mod session;
 pub mod store;
 
 pub use crate::account::Account;
@@ -24,4 +25,5 @@ pub use crate::id::{
     SessionKey, SignInId, TokenHash,
 };
 pub use crate::secret::Secret;
+pub use crate::session::AnySession;
 pub use crate::token::{AccessToken, IdToken, IdTokenField, TokenSet};
