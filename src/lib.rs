@@ -11,6 +11,7 @@ mod secret;
 // Floor 1: values.
 mod account;
 mod cause;
+mod return_url;
 mod token;
 
 // Floor 2: ports.
