@@ -15,6 +15,7 @@ mod return_url;
 mod token;
 
 // Floor 2: ports.
+mod cookies;
 mod session;
 pub mod store;
 
