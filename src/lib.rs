@@ -19,8 +19,14 @@ mod cookies;
 mod session;
 pub mod store;
 
+// Floor 5: the face.
+mod cookie_fix;
+mod csrf;
+mod pages;
+
 pub use crate::account::Account;
 pub use crate::cause::Cause;
+pub use crate::cookie_fix::{SessionCookieFix, SessionCookieFixService};
 pub use crate::error::{ConfigError, Error, ErrorKind};
 pub use crate::id::{
     AccountHash, Address, ClaimName, DownstreamName, KeyHash, Locator, OperationId, Selector,
