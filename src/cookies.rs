@@ -171,13 +171,13 @@ impl CookieVault {
     ) -> Vec<(&'h str, Sealed<T>)> {
         let mut all: Vec<(&str, Sealed<T>)> = Vec::new();
         for Found { tag, sealed } in self.find(headers, purpose, None, now) {
-            if let Some(sealed) = sealed {
-                if !all.iter().any(|(have, _)| *have == tag) {
-                    all.push((tag, sealed));
-                }
+            if let Some(sealed) = sealed
+                && !all.iter().any(|(have, _)| *have == tag)
+            {
+                all.push((tag, sealed));
             }
         }
-        all.sort_by(|(_, one), (_, two)| two.c.cmp(&one.c));
+        all.sort_by_key(|(_, sealed)| std::cmp::Reverse(sealed.c));
         all
     }
 
