@@ -11,27 +11,26 @@ mod secret;
 // Floor 1: values.
 mod account;
 mod cause;
-mod jwt;
+mod return_url;
 mod token;
 
 // Floor 2: ports.
-mod provider;
+mod cookies;
 mod session;
 pub mod store;
 
-#[cfg(feature = "testing")]
-pub mod testing;
+// Floor 5: the face.
+mod cookie_fix;
+mod csrf;
+mod pages;
 
 pub use crate::account::Account;
 pub use crate::cause::Cause;
+pub use crate::cookie_fix::{SessionCookieFix, SessionCookieFixService};
 pub use crate::error::{ConfigError, Error, ErrorKind};
 pub use crate::id::{
     AccountHash, Address, ClaimName, DownstreamName, KeyHash, Locator, OperationId, Selector,
     SessionKey, SignInId, TokenHash,
-};
-pub use crate::jwt::SigningAlgorithm;
-pub use crate::provider::{
-    AssertionAudience, ClientAssertion, ClientAuth, Provider, ProviderBuilder, ProviderMetadata,
 };
 pub use crate::secret::Secret;
 pub use crate::session::AnySession;

@@ -180,17 +180,14 @@ impl Allowlist {
         if candidate.len() > MAX_TARGET {
             return None;
         }
-        let url = if candidate.starts_with('/') {
-            if !is_plain(candidate) || candidate[1..].starts_with(['/', '\\']) {
-                return None;
-            }
-            self.root.join(candidate).ok()?
-        } else {
-            absolute(candidate)?
+        let (url, is_path) = match candidate.strip_prefix('/') {
+            Some(rest) if !is_plain(candidate) || rest.starts_with(['/', '\\']) => return None,
+            Some(_) => (self.root.join(candidate).ok()?, true),
+            None => (absolute(candidate)?, false),
         };
         let own = url.origin() == self.root.origin();
         // A path must not have led elsewhere, whatever the parser made of it.
-        if candidate.starts_with('/') && !own {
+        if is_path && !own {
             return None;
         }
         if own || self.origins.contains(&url.origin()) || self.exact.contains(&url) {
@@ -393,12 +390,12 @@ fn percent_decode(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        if let [b'%', high, low, ..] = bytes[at..] {
-            if let (Some(high), Some(low)) = (hex(high), hex(low)) {
-                decoded.push((high * 16 + low) as u8);
-                at += 3;
-                continue;
-            }
+        if let [b'%', high, low, ..] = bytes[at..]
+            && let (Some(high), Some(low)) = (hex(high), hex(low))
+        {
+            decoded.push((high * 16 + low) as u8);
+            at += 3;
+            continue;
         }
         decoded.push(bytes[at]);
         at += 1;

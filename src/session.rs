@@ -39,7 +39,7 @@ macro_rules! either {
 
 #[cfg_attr(
     not(any(feature = "tower-sessions-015", feature = "tower-sessions-014")),
-    allow(unused_variables, unreachable_code, clippy::unused_async)
+    allow(unused_variables)
 )]
 impl AnySession {
     /// The session that a session layer left in a request, of the version that is enabled; 0.15 wins over 0.14.

@@ -337,10 +337,10 @@ mod tests {
             for with in ["", "\"", "{", "[", "0", "=", "\u{e9}", "-"] {
                 let mut text = good.clone();
                 text.replace_range(at..=at, with);
-                if let Ok(value) = serde_json::from_str::<Value>(&text) {
-                    if let Some(data) = SessionData::decode(&value) {
-                        assert!(!data.is_empty() && data.sign_ins().len() <= 2);
-                    }
+                if let Ok(value) = serde_json::from_str::<Value>(&text)
+                    && let Some(data) = SessionData::decode(&value)
+                {
+                    assert!(!data.is_empty() && data.sign_ins().len() <= 2);
                 }
             }
         }
