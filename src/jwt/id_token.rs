@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use aws_lc_rs::{constant_time, digest};
+use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -11,6 +11,7 @@ use super::jws::Jws;
 use super::keys::KeySet;
 use super::{Claims, JwtError, SigningAlgorithm, WantsNewerKeys};
 use crate::clock::Timestamp;
+use crate::id::same_secret;
 use crate::token::IdToken;
 
 /// OIDC Core, section 2: `sub` must not exceed 255 ASCII characters.
@@ -305,9 +306,9 @@ impl IdTokenRules {
         now: Timestamp,
     ) -> Result<(), IdTokenError> {
         if let Some(nonce) = nonce {
-            let same = claims.optional_string("nonce")?.is_some_and(|stated| {
-                constant_time::verify_slices_are_equal(stated.as_bytes(), nonce.as_bytes()).is_ok()
-            });
+            let same = claims
+                .optional_string("nonce")?
+                .is_some_and(|stated| same_secret(stated, nonce));
             if !same {
                 return Err(IdTokenError::Nonce);
             }
