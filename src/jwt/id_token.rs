@@ -37,7 +37,7 @@ pub(crate) struct Expectations<'a> {
 
 enum Occasion<'a> {
     SignIn {
-        nonce: Option<&'a str>,
+        nonce: &'a str,
         max_age: Option<Duration>,
     },
     Refresh {
@@ -51,7 +51,7 @@ impl<'a> Expectations<'a> {
     pub(crate) fn sign_in(nonce: &'a str) -> Self {
         Self {
             occasion: Occasion::SignIn {
-                nonce: Some(nonce),
+                nonce,
                 max_age: None,
             },
             access_token: None,
@@ -232,7 +232,7 @@ impl IdTokenRules {
         let auth_time = claims.optional_time("auth_time")?;
         match &expected.occasion {
             Occasion::SignIn { nonce, max_age } => {
-                self.check_sign_in(&claims, *nonce, *max_age, auth_time, now)?;
+                self.check_sign_in(&claims, nonce, *max_age, auth_time, now)?;
             }
             Occasion::Refresh { subject: of, held } => {
                 if subject != *of {
@@ -300,18 +300,14 @@ impl IdTokenRules {
     fn check_sign_in(
         &self,
         claims: &Claims,
-        nonce: Option<&str>,
+        nonce: &str,
         max_age: Option<Duration>,
         auth_time: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<(), IdTokenError> {
-        if let Some(nonce) = nonce {
-            let same = claims
-                .optional_string("nonce")?
-                .is_some_and(|stated| same_secret(stated, nonce));
-            if !same {
-                return Err(IdTokenError::Nonce);
-            }
+        let stated = claims.optional_string("nonce")?;
+        if !stated.is_some_and(|stated| same_secret(stated, nonce)) {
+            return Err(IdTokenError::Nonce);
         }
         if let Some(max_age) = max_age {
             let auth_time = auth_time.ok_or(IdTokenError::AuthTimeMissing)?;

@@ -90,7 +90,7 @@ fn drop_claim(draft: &mut Draft, name: &str) {
 }
 
 fn changes() -> Vec<Change> {
-    use Agreement::{Laxer, Same, Stricter};
+    use Agreement::{Same, Stricter};
     let row = |name, agreement, apply| Change {
         name,
         agreement,
