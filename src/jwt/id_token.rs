@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use aws_lc_rs::{constant_time, digest};
+use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -11,6 +11,7 @@ use super::jws::Jws;
 use super::keys::KeySet;
 use super::{Claims, JwtError, SigningAlgorithm, WantsNewerKeys};
 use crate::clock::Timestamp;
+use crate::id::same_secret;
 use crate::token::IdToken;
 
 /// OIDC Core, section 2: `sub` must not exceed 255 ASCII characters.
@@ -36,7 +37,7 @@ pub(crate) struct Expectations<'a> {
 
 enum Occasion<'a> {
     SignIn {
-        nonce: Option<&'a str>,
+        nonce: &'a str,
         max_age: Option<Duration>,
     },
     Refresh {
@@ -50,7 +51,7 @@ impl<'a> Expectations<'a> {
     pub(crate) fn sign_in(nonce: &'a str) -> Self {
         Self {
             occasion: Occasion::SignIn {
-                nonce: Some(nonce),
+                nonce,
                 max_age: None,
             },
             access_token: None,
@@ -231,7 +232,7 @@ impl IdTokenRules {
         let auth_time = claims.optional_time("auth_time")?;
         match &expected.occasion {
             Occasion::SignIn { nonce, max_age } => {
-                self.check_sign_in(&claims, *nonce, *max_age, auth_time, now)?;
+                self.check_sign_in(&claims, nonce, *max_age, auth_time, now)?;
             }
             Occasion::Refresh { subject: of, held } => {
                 if subject != *of {
@@ -299,18 +300,14 @@ impl IdTokenRules {
     fn check_sign_in(
         &self,
         claims: &Claims,
-        nonce: Option<&str>,
+        nonce: &str,
         max_age: Option<Duration>,
         auth_time: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<(), IdTokenError> {
-        if let Some(nonce) = nonce {
-            let same = claims.optional_string("nonce")?.is_some_and(|stated| {
-                constant_time::verify_slices_are_equal(stated.as_bytes(), nonce.as_bytes()).is_ok()
-            });
-            if !same {
-                return Err(IdTokenError::Nonce);
-            }
+        let stated = claims.optional_string("nonce")?;
+        if !stated.is_some_and(|stated| same_secret(stated, nonce)) {
+            return Err(IdTokenError::Nonce);
         }
         if let Some(max_age) = max_age {
             let auth_time = auth_time.ok_or(IdTokenError::AuthTimeMissing)?;

@@ -89,6 +89,12 @@ impl<'a> Jws<'a> {
         self.read_claims(algorithm)
     }
 
+    #[cfg(test)]
+    pub(super) fn has_hmac_of_wrong_length(&self) -> bool {
+        let hmac = self.algorithm.and_then(SigningAlgorithm::hmac);
+        hmac.is_some_and(|hmac| hmac.tag_len() != self.signature.len())
+    }
+
     fn read_claims(&self, algorithm: SigningAlgorithm) -> Result<Claims, JwtError> {
         Ok(Claims {
             members: unique_members(&decode(self.payload)?).ok_or(JwtError::Payload)?,

@@ -50,7 +50,7 @@ pub(crate) fn rsa_jwk(key: &RsaKeyPair, id: &str) -> Value {
 }
 
 impl TestKeys {
-    pub(crate) fn rsa_public_pem_like(&self) -> Vec<u8> {
+    pub(crate) fn rsa_public_der(&self) -> Vec<u8> {
         self.rsa.public_key().as_der().unwrap().as_ref().to_vec()
     }
 

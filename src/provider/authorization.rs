@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use url::Url;
 
 use super::{Metadata, Provider, Unavailable};
+use crate::id::sha256;
 
 /// What this crate sets by itself, and what would change the kind of answer: nothing that an app or a request adds may
 /// say otherwise.
@@ -73,7 +73,7 @@ impl Provider {
     }
 
     fn authorization_url_at(&self, metadata: &Metadata, request: &AuthorizationRequest<'_>) -> Url {
-        let challenge = digest::digest(&digest::SHA256, request.pkce_verifier.as_bytes());
+        let challenge = sha256(request.pkce_verifier.as_bytes());
         let scopes = self.asked_scopes(request.scopes).join(" ");
         let max_age = request.max_age.map(|age| age.as_secs().to_string());
         let mut url = metadata.authorization_endpoint.clone();

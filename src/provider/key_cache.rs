@@ -10,7 +10,7 @@ use super::{Provider, Unavailable};
 use crate::error::{Error, ErrorKind};
 use crate::jwt::WantsNewerKeys;
 use crate::jwt::id_token::{Expectations, IdTokenError, VerifiedIdToken};
-use crate::jwt::keys::KeySet;
+use crate::jwt::keys::{KeySet, KeySetError};
 use crate::token::IdToken;
 
 /// After this time a key that the provider withdrew must be out of use. Unlike metadata, keys this old are not used while
@@ -103,8 +103,14 @@ async fn try_fetch(provider: &Provider) -> Result<KeySet, FetchError> {
     }
     let metadata = provider.metadata().await.map_err(FetchError::Unavailable)?;
     let document = get_json(&provider.0.http, metadata.jwks_uri.as_str()).await?;
-    let keys = KeySet::parse(&document, algorithms).map_err(FetchError::Keys)?;
-    Ok(with_secret(keys))
+    match KeySet::parse(&document, algorithms) {
+        Ok(keys) => Ok(with_secret(keys)),
+        // One that signs with the client secret only need not publish any.
+        Err(KeySetError::NoneUsable) if algorithms.iter().any(|one| one.hmac().is_some()) => {
+            Ok(with_secret(KeySet::default()))
+        }
+        Err(error) => Err(FetchError::Keys(error)),
+    }
 }
 
 /// Why a token was not accepted.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::http::{self, Method, StatusCode, header};
+use axum::http::{self, Method, header};
 use oauth2::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -13,10 +13,10 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::clock::{ManualClock, Timestamp};
 use crate::error::ConfigError;
+use crate::jwt::JwtError;
 use crate::jwt::SigningAlgorithm;
 use crate::jwt::id_token::{Expectations, IdTokenError};
 use crate::jwt::test_keys::{CLIENT_SECRET, rsa_jwk, test_keys};
-use crate::jwt::{JwtError, test_keys};
 use crate::secret::Secret;
 use crate::token::IdToken;
 
@@ -368,22 +368,19 @@ async fn one_discovery_for_everybody_who_waits_and_none_of_them_can_stop_it() {
         gate: Some(Semaphore::new(0)),
         ..Fake::up()
     });
-    let waiting: Vec<_> = (0..50)
+    let mut waiting: Vec<_> = (0..50)
         .map(|_| {
             let provider = w.provider.clone();
             tokio::spawn(async move { provider.metadata().await.is_ok() })
         })
         .collect();
-    tokio::task::yield_now().await;
-    let first = waiting.into_iter().enumerate().filter_map(|(n, task)| {
-        if n == 0 {
-            task.abort();
-            return None;
-        }
-        Some(task)
-    });
+    settle().await;
+    // The one that started it goes away while the request is under way.
+    let first = waiting.remove(0);
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
     w.fake.gate.as_ref().unwrap().add_permits(1);
-    for task in first {
+    for task in waiting {
         assert!(task.await.unwrap());
     }
     assert_eq!(w.fake.count(), (1, 0));

@@ -177,7 +177,7 @@ impl Provider {
     }
 
     /// Any grant. `asked` and `resource` describe the access token of the answer where that does not.
-    #[tracing::instrument(skip_all, fields(provider = self.name(), grant = params.first().map(|p| p.1)))]
+    #[tracing::instrument(skip_all, fields(provider = self.name(), grant = grant_type(params)))]
     pub(crate) async fn token_request(
         &self,
         params: &[(&str, &str)],
@@ -246,6 +246,12 @@ impl Provider {
     fn default_resource(&self) -> Option<(&'static str, &str)> {
         Some(("resource", self.0.resource.as_deref()?))
     }
+}
+
+/// By its name: any other parameter may be a secret.
+fn grant_type<'a>(params: &[(&str, &'a str)]) -> Option<&'a str> {
+    let (_, grant) = params.iter().find(|(name, _)| *name == "grant_type")?;
+    Some(grant)
 }
 
 /// What an answer means, by its status first: a proxy in between answers with pages.
