@@ -1,9 +1,7 @@
 //! Who may ask for a sign-out: the app's own pages, not other sites (R10).
 
-use axum::body::Body;
-use axum::response::Response;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use tower_http::csrf::{CsrfLayer, ProtectionError};
+use http::{HeaderMap, HeaderName, header};
+use tower_http::csrf::CsrfLayer;
 use url::Url;
 
 use crate::error::ConfigError;
@@ -14,41 +12,16 @@ const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
 const PURPOSE: HeaderName = HeaderName::from_static("purpose");
 
-/// How requests from other sites are answered.
-pub(crate) type Reject = fn(ProtectionError) -> Response;
-
 /// For routes that act on POST: tower-http's protection, which also trusts the app's public origin, because a proxy may
 /// have rewritten `Host`. It lets every GET pass: see [`same_origin_get`].
-pub(crate) fn layer(base: &BaseUrl) -> Result<CsrfLayer<Reject>, ConfigError> {
+pub(crate) fn layer(base: &BaseUrl) -> Result<CsrfLayer, ConfigError> {
     CsrfLayer::new()
         .add_trusted_origin(base.origin())
-        .map(|layer| layer.with_rejection_response(rejection as Reject))
         .map_err(|error| ConfigError::InvalidUrl {
             what: "base URL",
             value: base.to_string(),
             reason: error.to_string(),
         })
-}
-
-fn rejection(error: ProtectionError) -> Response {
-    tracing::debug!(kind = ?error.kind(), "refused a request from another site");
-    refusal()
-}
-
-/// The answer to a request from another site.
-pub(crate) fn refusal() -> Response {
-    let mut response = Response::new(Body::from("Not allowed from another site."));
-    *response.status_mut() = StatusCode::FORBIDDEN;
-    for (name, value) in [
-        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ] {
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
-    }
-    response
 }
 
 /// Whether a GET that changes something comes from the app's own pages, or from the user's own hand.

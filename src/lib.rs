@@ -11,27 +11,73 @@ mod secret;
 // Floor 1: values.
 mod account;
 mod cause;
+mod config;
+mod jwt;
+mod pages;
+mod report;
 mod return_url;
+mod scopes;
 mod token;
 
 // Floor 2: ports.
 mod cookies;
+mod hooks;
+mod provider;
 mod session;
 pub mod store;
 
-// Floor 5: the face.
+// Floor 3: cache.
+mod cache;
+
+// Floor 4: flows.
+mod core;
+mod current;
+mod sign_in;
+mod sign_out;
+
+// Floor 5: face.
+mod auth;
 mod cookie_fix;
 mod csrf;
-mod pages;
+mod extract;
+mod guard;
+mod layer;
+mod routes;
+mod service;
+mod signed_out;
+
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use crate::account::Account;
+pub use crate::auth::{Auth, AuthBuilder, RegisteredUrls, SignInUrl, Ticket};
 pub use crate::cause::Cause;
+pub use crate::config::{ClearSiteData, LongUrl, RevocationPolicy};
 pub use crate::cookie_fix::{SessionCookieFix, SessionCookieFixService};
+pub use crate::core::Pages;
 pub use crate::error::{ConfigError, Error, ErrorKind};
+pub use crate::extract::{
+    AuthRejection, LayerMissing, NotSignedIn, SignedIn, TokenInfo, Tokens, Unavailable,
+};
+pub use crate::guard::{RequireAccount, RequireAccountService};
+pub use crate::hooks::{Eviction, EvictionHook, HookResult, IntoHookResult, Navigation, Returned};
 pub use crate::id::{
     AccountHash, Address, ClaimName, DownstreamName, KeyHash, Locator, OperationId, Selector,
     SessionKey, SignInId, TokenHash,
 };
+pub use crate::jwt::SigningAlgorithm;
+pub use crate::layer::AuthLayer;
+pub use crate::provider::{
+    AssertionAudience, ClientAssertion, ClientAuth, Provider, ProviderBuilder, ProviderMetadata,
+};
+pub use crate::report::{
+    EvictedSignIn, HookOutcome, HookStatus, ProviderOutcome, Revocation, SessionOutcome,
+    ShutdownReport, SignOutReport,
+};
+pub use crate::scopes::Scopes;
 pub use crate::secret::Secret;
+pub use crate::service::AuthService;
 pub use crate::session::AnySession;
+pub use crate::sign_out::EndSessionRequest;
+pub use crate::signed_out::{SignOut, SignedOut};
 pub use crate::token::{AccessToken, IdToken, IdTokenField, TokenSet};

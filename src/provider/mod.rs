@@ -138,6 +138,11 @@ impl Provider {
         self.0.scopes.iter().map(AsRef::as_ref)
     }
 
+    /// How long one request may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.0.http.timeout()
+    }
+
     pub(crate) fn rules(&self) -> &IdTokenRules {
         &self.0.rules
     }

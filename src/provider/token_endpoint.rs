@@ -219,14 +219,14 @@ impl Provider {
                 return Err(HttpError::NotSent);
             }
         };
-        let mut form = Serializer::new(String::new());
-        form.extend_pairs(params);
-        form.extend_pairs(
-            proof
-                .params
-                .iter()
-                .map(|(name, value)| (name, value.secret())),
-        );
+        // The serializer is not `Send`, so it must be gone before the request is waited for.
+        let body = {
+            let mut form = Serializer::new(String::new());
+            form.extend_pairs(params);
+            let proof = proof.params.iter();
+            form.extend_pairs(proof.map(|(name, value)| (name, value.secret())));
+            form.finish().into_bytes()
+        };
         let mut request = axum::http::Request::builder()
             .method(Method::POST)
             .uri(endpoint.as_str())
@@ -235,7 +235,7 @@ impl Provider {
                 header::CONTENT_TYPE,
                 HeaderValue::from_static("application/x-www-form-urlencoded"),
             )
-            .body(form.finish().into_bytes())
+            .body(body)
             .map_err(|_| HttpError::NotSent)?;
         if let Some(header) = proof.header {
             request.headers_mut().insert(header::AUTHORIZATION, header);

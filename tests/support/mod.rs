@@ -5,6 +5,7 @@
 // Every test program compiles all of this and uses a part of it.
 #![allow(dead_code)]
 
+pub mod app;
 pub mod certified;
 pub mod chromium;
 pub mod http;

@@ -1,0 +1,690 @@
+//! [`Auth`] and its builder: all parts put together.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum_extra::extract::cookie::Key;
+use zeroize::Zeroizing;
+
+use crate::account::Account;
+use crate::cache::{Cache, CacheParts};
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::config::{ClearSiteData, Config, LongUrl, RevocationPolicy};
+use crate::cookie_fix::SessionCookieFix;
+use crate::cookies::CookieVault;
+use crate::core::{BuiltInPages, Core, Pages};
+use crate::error::{ConfigError, Error, ErrorKind};
+use crate::guard::RequireAccount;
+use crate::hooks::{Eviction, EvictionHook, Hooks, IntoHookResult, Navigation, Returned};
+use crate::id::SignInId;
+use crate::layer::AuthLayer;
+use crate::provider::Provider;
+use crate::report::ShutdownReport;
+use crate::return_url::{Allowlist, BaseUrl, SafeTarget};
+use crate::session::AnySession;
+use crate::sign_in::{Arrival, establish};
+use crate::store::{MemoryTokenStore, Started, StoreStats, TokenStore};
+use crate::token::TokenSet;
+
+/// The token cache and the sign-out of one app. Cheap to clone; an extractor where the layer is.
+///
+/// ```
+/// # use axum::{Router, routing::get};
+/// # use axum_signout::{Auth, ConfigError, Provider};
+/// # use tower_sessions::{MemoryStore, SessionManagerLayer};
+/// # fn app() -> Result<Router, ConfigError> {
+/// let provider = Provider::discover("https://login.example.com", "my-app")
+///     .client_secret("from the configuration")
+///     .build()?;
+/// let auth = Auth::builder(provider, "https://app.example.com")
+///     .after_sign_out("/goodbye")
+///     .on_evict(|eviction| async move { println!("{eviction:?}") })
+///     .build()?;
+/// let sessions = SessionManagerLayer::new(MemoryStore::default());
+///
+/// let app = Router::new()
+///     .route("/mail", get(|| async { "mail" }).route_layer(auth.require_account()))
+///     .merge(auth.routes())
+///     .layer(auth.layer_with(sessions));
+/// # Ok(app)
+/// # }
+/// # app().unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct Auth(Arc<Core>);
+
+/// The start stamp of a sign-in that the app does by itself: taken with [`Auth::ticket`] when the user is sent to the provider,
+/// kept in the app's session meanwhile, and given to [`Auth::sign_in`]. A sign-out everywhere that happened in between then
+/// refuses the sign-in.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Ticket {
+    started: Timestamp,
+}
+
+impl Auth {
+    /// Begins with one provider and the app's base URL: scheme, host and port that browsers use, with the mount prefix
+    /// where the routes are nested.
+    pub fn builder(provider: Provider, base_url: impl Into<String>) -> AuthBuilder {
+        AuthBuilder {
+            providers: vec![provider],
+            base_url: base_url.into(),
+            config: Config::default(),
+            hooks: Hooks::new(),
+            store: None,
+            clock: None,
+            cookie_key: None,
+            after_sign_in: "/".into(),
+            after_sign_out: None,
+            allowed: Vec::new(),
+            pages: Arc::new(BuiltInPages),
+        }
+    }
+
+    pub(crate) fn of_core(core: Arc<Core>) -> Self {
+        Self(core)
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0
+    }
+
+    /// The layer alone, which must run inside the session layer: `.layer(auth.layer()).layer(sessions)` on a `Router`,
+    /// `.layer(sessions).layer(auth.layer())` in a `ServiceBuilder`. It does not repair the session cookie's removal:
+    /// where that has a `__Host-` name, add [`session_cookie_fix`](Self::session_cookie_fix) outermost.
+    #[must_use]
+    pub fn layer(&self) -> AuthLayer {
+        AuthLayer::new(self.clone())
+    }
+
+    /// The layer with the session layer around it, in the right order for `Router` and `ServiceBuilder`.
+    #[must_use]
+    pub fn layer_with<L>(&self, sessions: L) -> (SessionCookieFix, L, AuthLayer) {
+        (self.session_cookie_fix(), sessions, self.layer())
+    }
+
+    /// The outermost part of [`layer_with`](Self::layer_with).
+    #[must_use]
+    pub fn session_cookie_fix(&self) -> SessionCookieFix {
+        SessionCookieFix::new(self.0.base.is_secure())
+    }
+
+    /// A guard for a group of routes.
+    #[must_use]
+    pub fn require_account(&self) -> RequireAccount {
+        RequireAccount::new()
+    }
+
+    /// A link to sign-in that comes back to a page afterwards: a path or a URL on the allowlist.
+    #[must_use]
+    pub fn sign_in_url(&self, return_to: &str) -> SignInUrl {
+        SignInUrl {
+            path: self.0.url(&self.0.config.paths.sign_in),
+            query: vec![("return_to".into(), return_to.into())],
+        }
+    }
+
+    /// Where the sign-out form posts to.
+    #[must_use]
+    pub fn sign_out_url(&self) -> String {
+        self.0.url(&self.0.config.paths.sign_out)
+    }
+
+    /// What to register at the provider.
+    #[must_use]
+    pub fn registered_urls(&self) -> RegisteredUrls {
+        let paths = &self.0.config.paths;
+        RegisteredUrls {
+            redirect_uri: self.0.url(&paths.sign_in_callback),
+            post_logout_redirect_uri: self.0.url(&paths.sign_out_callback),
+        }
+    }
+
+    /// The providers, the default one first.
+    #[must_use]
+    pub fn providers(&self) -> &[Provider] {
+        self.0.cache.providers()
+    }
+
+    /// The start stamp for [`sign_in`](Self::sign_in), to be taken when the user is sent to the provider.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StoreUnavailable`].
+    pub async fn ticket(&self) -> Result<Ticket, Error> {
+        let started = self.0.cache.store().now().await?;
+        Ok(Ticket { started })
+    }
+
+    /// Puts a sign-in that the app did by itself into cache and session. The session's id changes, and an earlier sign-in of
+    /// the same account in it is evicted.
+    ///
+    /// The tokens must be verified: this crate believes the account. Its issuer must be that of a configured provider.
+    /// Without a ticket, a sign-out everywhere that happens while the user is at the provider is noticed only if it came
+    /// from the provider and the ID token is not younger.
+    ///
+    /// ```
+    /// # use axum_signout::{Account, Auth, Error, IdTokenField, Ticket, TokenSet};
+    /// # use oauth2::{basic::BasicTokenType, StandardTokenResponse};
+    /// async fn end_of_callback(
+    ///     auth: Auth,
+    ///     session: tower_sessions::Session,
+    ///     ticket: Option<Ticket>,
+    ///     account: Account,
+    ///     response: StandardTokenResponse<IdTokenField, BasicTokenType>,
+    /// ) -> Result<(), Error> {
+    ///     auth.sign_in(&session, ticket, account, TokenSet::from(response)).await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// * [`ErrorKind::Forbidden`]: no provider with the account's issuer is configured.
+    /// * [`ErrorKind::NotSignedIn`]: the account was signed out since the ticket was taken.
+    /// * [`ErrorKind::StoreUnavailable`], [`ErrorKind::Capacity`]: token store or session store. Nothing stays behind.
+    pub async fn sign_in(
+        &self,
+        session: impl Into<AnySession>,
+        ticket: impl Into<Option<Ticket>>,
+        account: Account,
+        tokens: TokenSet,
+    ) -> Result<SignInId, Error> {
+        let session = session.into();
+        let Some(provider) = self.0.cache.provider(account.issuer()) else {
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                "no provider with the account's issuer is configured",
+            ));
+        };
+        let id_token = tokens.id_token().cloned();
+        let iat = id_token.as_ref().and_then(issued_at);
+        let account = match id_token {
+            Some(token) if !account.has_claims() => account.with_id_token(token),
+            _ => account,
+        };
+        let account = match (account.sid(), account.claims::<Sid>()) {
+            (None, Some(Sid { sid: Some(sid) })) => account.with_sid(sid),
+            _ => account,
+        };
+        let arrival = Arrival {
+            client_id: provider.client_id().into(),
+            account,
+            tokens,
+            label: None,
+            started: Started {
+                at: ticket.into().map(|ticket| ticket.started),
+                id_token_iat: iat,
+            },
+        };
+        establish(&self.0, &session, arrival).await
+    }
+
+    /// Evicts the sign-ins whose idle or absolute time is up, and waits for the hooks; how many there were. This runs by
+    /// itself every few seconds.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StoreUnavailable`].
+    pub async fn evict_due(&self) -> Result<usize, Error> {
+        Ok(self.0.cache.evict_due().await?)
+    }
+
+    /// How much the store keeps.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StoreUnavailable`].
+    pub async fn stats(&self) -> Result<StoreStats, Error> {
+        Ok(self.0.cache.store().stats().await?)
+    }
+
+    /// Lets sign-outs, hooks and revocations that are under way come to their end, for ten seconds at most. To be called
+    /// when the server has stopped taking requests.
+    pub async fn shutdown(&self) -> ShutdownReport {
+        self.0.cache.shutdown(Duration::from_secs(10)).await
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Sid {
+    sid: Option<String>,
+}
+
+/// The `iat` of an ID token that the app has verified.
+fn issued_at(token: &crate::token::IdToken) -> Option<i64> {
+    #[derive(serde::Deserialize)]
+    struct Issued {
+        iat: i64,
+    }
+    let account = Account::new("", "").with_id_token(token.clone());
+    account.claims::<Issued>().map(|claims| claims.iat)
+}
+
+pub(crate) fn sign_in_url(core: &Core, return_to: Option<&str>) -> String {
+    let path = core.url(&core.config.paths.sign_in);
+    match return_to {
+        None => path,
+        Some(return_to) => SignInUrl {
+            path,
+            query: vec![("return_to".into(), return_to.into())],
+        }
+        .to_string(),
+    }
+}
+
+/// What to register at the provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RegisteredUrls {
+    /// `redirect_uris`.
+    pub redirect_uri: String,
+    /// `post_logout_redirect_uris`.
+    pub post_logout_redirect_uri: String,
+}
+
+/// A link to sign-in, with parameters for this one request. `Display` is the URL.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SignInUrl {
+    path: String,
+    query: Vec<(String, String)>,
+}
+
+impl SignInUrl {
+    fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.query.retain(|(have, _)| have != name);
+        self.query.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Which provider, by its [name](Provider::name). Default: the first.
+    pub fn provider(self, name: impl Into<String>) -> Self {
+        self.with("provider", name)
+    }
+
+    /// Who is about to sign in.
+    pub fn login_hint(self, hint: impl Into<String>) -> Self {
+        self.with("login_hint", hint)
+    }
+
+    /// `login`, `consent`, `select_account` or `none`.
+    pub fn prompt(self, prompt: impl Into<String>) -> Self {
+        self.with("prompt", prompt)
+    }
+
+    /// How long ago the user may have authenticated, in seconds.
+    pub fn max_age(self, seconds: u64) -> Self {
+        self.with("max_age", seconds.to_string())
+    }
+
+    /// Authentication context class references, space-separated.
+    pub fn acr_values(self, values: impl Into<String>) -> Self {
+        self.with("acr_values", values)
+    }
+
+    /// Languages for the provider's pages, space-separated.
+    pub fn ui_locales(self, locales: impl Into<String>) -> Self {
+        self.with("ui_locales", locales)
+    }
+
+    /// A further parameter; it must be let through by [`AuthBuilder::sign_in_parameters`].
+    pub fn extra_parameter(self, name: &str, value: impl Into<String>) -> Self {
+        self.with(name, value)
+    }
+}
+
+impl fmt::Display for SignInUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(&self.query);
+        write!(f, "{}?{}", self.path, query.finish())
+    }
+}
+
+/// Builds an [`Auth`].
+#[must_use]
+pub struct AuthBuilder {
+    providers: Vec<Provider>,
+    base_url: String,
+    config: Config,
+    hooks: Hooks,
+    store: Option<Arc<dyn TokenStore>>,
+    clock: Option<Arc<dyn Clock>>,
+    cookie_key: Option<Zeroizing<Vec<u8>>>,
+    after_sign_in: String,
+    after_sign_out: Option<String>,
+    allowed: Vec<String>,
+    pages: Arc<dyn Pages>,
+}
+
+impl AuthBuilder {
+    /// A further provider. Users choose by [`SignInUrl::provider`].
+    pub fn provider(mut self, provider: Provider) -> Self {
+        self.providers.push(provider);
+        self
+    }
+
+    /// Where tokens are kept. Default: [`MemoryTokenStore`], for one node.
+    pub fn store(mut self, store: impl TokenStore) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// Where the time is read. Default: the operating system. A [`MemoryTokenStore`] of your own has a clock of its own.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// At least 32 random bytes, the same on all nodes, that encrypt what a sign-in or sign-out under way must remember. Default: random for
+    /// this process, which is right for one node and ends what is under way at a restart.
+    ///
+    /// A shorter key is refused by [`build`](Self::build).
+    pub fn cookie_key(mut self, key: &[u8]) -> Self {
+        self.cookie_key = Some(Zeroizing::new(key.to_vec()));
+        self
+    }
+
+    /// Where sign-in ends when nothing was wanted before. A path or a URL on the allowlist. Default: `/`.
+    pub fn after_sign_in(mut self, target: impl Into<String>) -> Self {
+        self.after_sign_in = target.into();
+        self
+    }
+
+    /// Where sign-out ends. A path or a URL on the allowlist. Default: a neutral page of this crate, since an app's start page
+    /// often sends the user straight to sign-in again.
+    pub fn after_sign_out(mut self, target: impl Into<String>) -> Self {
+        self.after_sign_out = Some(target.into());
+        self
+    }
+
+    /// Lets `return_to` lead elsewhere: to any path of an origin (`https://shop.example.com`), or to one URL. Paths of the app's
+    /// own origin are always allowed.
+    pub fn allow_return_to(mut self, origin_or_url: impl Into<String>) -> Self {
+        self.allowed.push(origin_or_url.into());
+        self
+    }
+
+    /// Calls a closure for every sign-in whose tokens leave the cache; see [`EvictionHook`].
+    pub fn on_evict<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Eviction) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoHookResult,
+    {
+        self.hooks.on_evict(hook);
+        self
+    }
+
+    /// Calls a hook for every sign-in whose tokens leave the cache.
+    pub fn eviction_hook(mut self, hook: impl EvictionHook) -> Self {
+        self.hooks.eviction_hook(hook);
+        self
+    }
+
+    /// Calls a closure when a user is about to be sent to the provider's logout: all local work is done.
+    pub fn before_navigation<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Navigation) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoHookResult,
+    {
+        self.hooks.before_navigation(hook);
+        self
+    }
+
+    /// Calls a closure when a user is back from the provider's logout. Not called when the user never comes back.
+    pub fn after_callback<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Returned) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoHookResult,
+    {
+        self.hooks.after_callback(hook);
+        self
+    }
+
+    /// How long one call of a hook may take. Default: 5 s, which is about as long as a person waits.
+    pub fn hook_timeout(mut self, limit: Duration) -> Self {
+        self.hooks.set_limit(limit);
+        self
+    }
+
+    /// How long a sign-in lives without being used. Default: 2 h.
+    pub fn idle_lifetime(mut self, lifetime: Duration) -> Self {
+        self.config.lifetimes.idle = lifetime;
+        self
+    }
+
+    /// How long a sign-in lives at most. Default: 72 h.
+    pub fn absolute_lifetime(mut self, lifetime: Duration) -> Self {
+        self.config.lifetimes.absolute = lifetime;
+        self
+    }
+
+    /// How long before its end an access token is no longer handed out but refreshed. Default: 60 s, for clocks that differ and
+    /// for the time a request takes.
+    pub fn expiry_margin(mut self, margin: Duration) -> Self {
+        self.config.expiry_margin = margin;
+        self
+    }
+
+    /// How long a user may take at the provider to sign in. Default: 1 h. Marks of a sign-out everywhere last as long.
+    pub fn sign_in_timeout(mut self, limit: Duration) -> Self {
+        self.config.pending_sign_in = limit;
+        self
+    }
+
+    /// How long an unfinished sign-out is remembered. Default: 10 min.
+    pub fn sign_out_timeout(mut self, limit: Duration) -> Self {
+        self.config.pending_sign_out = limit;
+        self
+    }
+
+    /// Which claims say who an account is, where apps of several clients share a store. Default: none, which means issuer and
+    /// subject. For Entra: `["tid", "oid"]`.
+    pub fn account_identity<T: Into<String>>(
+        mut self,
+        claims: impl IntoIterator<Item = T>,
+    ) -> Self {
+        self.config.identity = claims.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Which tokens are revoked at the provider when a sign-in ends. Default: all.
+    pub fn revocation(mut self, policy: RevocationPolicy) -> Self {
+        self.config.revocation = policy;
+        self
+    }
+
+    /// Which site data browsers clear at sign-out. Default: [`ClearSiteData::storage`].
+    pub fn clear_site_data(mut self, what: ClearSiteData) -> Self {
+        self.config.clear_site_data = what;
+        self
+    }
+
+    /// From which length on the URL of the provider's logout is too long, and what is done then. Default: 4096 bytes, which
+    /// common proxies and servers accept, and [`LongUrl::FormPost`].
+    pub fn long_url(mut self, length: usize, what: LongUrl) -> Self {
+        self.config.max_url = length;
+        self.config.long_url = what;
+        self
+    }
+
+    /// Serves `GET /signout` too, for links. It takes navigations from this origin only. Default: off.
+    pub fn sign_out_by_get(mut self, on: bool) -> Self {
+        self.config.get_sign_out = on;
+        self
+    }
+
+    /// Sends a person's navigation that needs an account to sign-in, instead of showing a 401 page with a link there. Default:
+    /// off.
+    pub fn redirect_to_sign_in(mut self, on: bool) -> Self {
+        self.config.redirect_to_sign_in = on;
+        self
+    }
+
+    /// Whether responses of signed-in requests get `Cache-Control: no-store` where the handler sets none. Default: on, so that
+    /// nothing private is shown by the back button after sign-out.
+    pub fn no_store(mut self, on: bool) -> Self {
+        self.config.no_store = on;
+        self
+    }
+
+    /// Further query parameters that the sign-in route passes on to the provider, such as `domain_hint`. Default: none.
+    pub fn sign_in_parameters<T: Into<String>>(
+        mut self,
+        names: impl IntoIterator<Item = T>,
+    ) -> Self {
+        self.config.sign_in_parameters = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The paths of sign-in and its callback. Default: `/signin` and `/signin/callback`.
+    pub fn sign_in_paths(mut self, start: impl Into<String>, callback: impl Into<String>) -> Self {
+        self.config.paths.sign_in = start.into();
+        self.config.paths.sign_in_callback = callback.into();
+        self
+    }
+
+    /// The paths of sign-out and its callback. Default: `/signout` and `/signout/callback`.
+    pub fn sign_out_paths(mut self, start: impl Into<String>, callback: impl Into<String>) -> Self {
+        self.config.paths.sign_out = start.into();
+        self.config.paths.sign_out_callback = callback.into();
+        self
+    }
+
+    /// The app's own pages.
+    pub fn pages(mut self, pages: impl Pages) -> Self {
+        self.pages = Arc::new(pages);
+        self
+    }
+
+    /// Checks the configuration and puts everything together. No I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the bad value.
+    pub fn build(self) -> Result<Auth, ConfigError> {
+        let Self {
+            providers, config, ..
+        } = self;
+        let base = BaseUrl::parse(&self.base_url)?;
+        let allowed = Allowlist::new(&base, &self.allowed)?;
+        check_paths(&config)?;
+        check_durations(&config)?;
+        let csrf = crate::csrf::layer(&base)?;
+        let cookie_key = match &self.cookie_key {
+            None => Key::generate(),
+            Some(secret) => CookieVault::derive_key(secret)?,
+        };
+        for (at, provider) in providers.iter().enumerate() {
+            let earlier = &providers[..at];
+            if earlier.iter().any(|p| p.name() == provider.name()) {
+                return Err(ConfigError::Duplicate {
+                    what: "provider name",
+                    value: provider.name().into(),
+                });
+            }
+            if earlier.iter().any(|p| p.issuer() == provider.issuer()) {
+                return Err(ConfigError::Duplicate {
+                    what: "provider issuer",
+                    value: provider.issuer().into(),
+                });
+            }
+        }
+        let target = |what, value: &str| SafeTarget::from_config(what, value, &allowed);
+        let after_sign_in = target("after_sign_in", &self.after_sign_in)?;
+        let after_sign_out = self
+            .after_sign_out
+            .as_deref()
+            .map(|value| target("after_sign_out", value))
+            .transpose()?;
+        let clock = self
+            .clock
+            .unwrap_or_else(|| Arc::new(SystemClock::new()) as Arc<dyn Clock>);
+        for provider in &providers {
+            provider.adopt_clock(&clock);
+        }
+        let store = match self.store {
+            Some(store) => store,
+            None => Arc::new(MemoryTokenStore::builder().clock(clock.clone()).build()?),
+        };
+        let config = Arc::new(config);
+        let vault = CookieVault::new(cookie_key, base.is_secure());
+        let cache = Cache::new(CacheParts {
+            store,
+            clock,
+            providers,
+            hooks: self.hooks,
+            config: config.clone(),
+        });
+        Ok(Auth(Arc::new(Core {
+            cache,
+            config,
+            base,
+            allowed,
+            vault,
+            csrf,
+            after_sign_in,
+            after_sign_out,
+            pages: self.pages,
+        })))
+    }
+}
+
+fn check_paths(config: &Config) -> Result<(), ConfigError> {
+    let paths = &config.paths;
+    let all = [
+        ("sign_in_paths", &paths.sign_in),
+        ("sign_in_paths", &paths.sign_in_callback),
+        ("sign_out_paths", &paths.sign_out),
+        ("sign_out_paths", &paths.sign_out_callback),
+    ];
+    for (at, (what, path)) in all.iter().enumerate() {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');
+        let is_path = path.starts_with('/') && !path.contains("//") && path.chars().all(plain);
+        if !is_path {
+            return Err(ConfigError::InvalidPath {
+                what,
+                value: (*path).clone(),
+            });
+        }
+        if all[..at].iter().any(|(_, other)| other == path) {
+            return Err(ConfigError::Duplicate {
+                what,
+                value: (*path).clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_durations(config: &Config) -> Result<(), ConfigError> {
+    const YEAR: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+    let all = [
+        ("idle_lifetime", config.lifetimes.idle),
+        ("absolute_lifetime", config.lifetimes.absolute),
+        ("sign_in_timeout", config.pending_sign_in),
+        ("sign_out_timeout", config.pending_sign_out),
+    ];
+    for (what, value) in all {
+        if value < Duration::from_secs(1) || value > YEAR {
+            return Err(ConfigError::OutOfRange {
+                what,
+                value: format!("{value:?}"),
+                allowed: "one second to a year",
+            });
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Debug for AuthBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthBuilder")
+            .field("providers", &self.providers)
+            .field("base_url", &self.base_url)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,182 @@
+//! Which sign-ins are in use by requests of this node, so that an eviction reaches those that are already running.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use tokio::sync::Notify;
+
+use super::refresh::Flights;
+use crate::cause::Cause;
+use crate::id::{AccountHash, Address, SignInId};
+
+const STRIPES: usize = 64;
+
+type Stripe = HashMap<SignInId, Weak<Flag>>;
+
+/// All flags that some request holds.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    stripes: Box<[Mutex<Stripe>]>,
+}
+
+/// Says whether one sign-in has ended; shared by all requests of this node that loaded it.
+#[derive(Debug)]
+pub(crate) struct Flag {
+    address: Address,
+    ended: AtomicBool,
+    cause: OnceLock<Cause>,
+    changed: Notify,
+    pub(super) flights: Flights,
+    registry: Weak<Registry>,
+}
+
+impl Registry {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+        })
+    }
+
+    fn stripe(&self, id: &SignInId) -> MutexGuard<'_, Stripe> {
+        let at = usize::from(id.as_bytes()[0]) % STRIPES;
+        self.stripes[at]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The flag of a sign-in. Whoever loads a sign-in asks for its flag first: an eviction that the load did not see then
+    /// finds the flag.
+    pub(crate) fn enter(self: &Arc<Self>, address: Address) -> Arc<Flag> {
+        let mut stripe = self.stripe(&address.id);
+        if let Some(flag) = stripe.get(&address.id).and_then(Weak::upgrade) {
+            return flag;
+        }
+        let flag = Arc::new(Flag {
+            address,
+            ended: AtomicBool::new(false),
+            cause: OnceLock::new(),
+            changed: Notify::new(),
+            flights: Flights::default(),
+            registry: Arc::downgrade(self),
+        });
+        stripe.insert(address.id, Arc::downgrade(&flag));
+        flag
+    }
+
+    /// Ends a sign-in for all requests that hold it.
+    pub(crate) fn end(&self, id: &SignInId, cause: Cause) {
+        let flag = self.stripe(id).get(id).and_then(Weak::upgrade);
+        if let Some(flag) = flag {
+            flag.end(cause);
+        }
+    }
+
+    /// Ends all sign-ins of an account that requests hold: for an eviction whose answer from the store is missing.
+    pub(crate) fn end_account(&self, account: &AccountHash, but: Option<&SignInId>, cause: Cause) {
+        for stripe in &self.stripes {
+            // Collected whole, then looked at: letting go of a flag takes the lock that is held here.
+            let flags: Vec<_> = stripe
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .values()
+                .filter_map(Weak::upgrade)
+                .collect();
+            let ending = |flag: &&Arc<Flag>| {
+                flag.address.account == *account && Some(&flag.address.id) != but
+            };
+            for flag in flags.iter().filter(ending) {
+                flag.end(cause);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        let len = |stripe: &Mutex<Stripe>| stripe.lock().unwrap().len();
+        self.stripes.iter().map(len).sum()
+    }
+}
+
+impl Flag {
+    fn end(&self, cause: Cause) {
+        let _ = self.cause.set(cause);
+        self.ended.store(true, Ordering::SeqCst);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Why it has ended, if it has.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        self.cause.get().copied()
+    }
+
+    /// Whether the sign-in has ended.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it has, and says why.
+    pub(crate) async fn wait(&self) -> Cause {
+        loop {
+            let changed = self.changed.notified();
+            if self.ended() {
+                // The cause is set before the flag.
+                return self.cause().unwrap_or(Cause::SessionEnded);
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for Flag {
+    fn drop(&mut self) {
+        if let Some(registry) = self.registry.upgrade() {
+            let mut stripe = registry.stripe(&self.address.id);
+            // Another request may have entered a new flag since the last holder of this one let go.
+            if stripe
+                .get(&self.address.id)
+                .is_some_and(|flag| flag.strong_count() == 0)
+            {
+                stripe.remove(&self.address.id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(account: &[u8]) -> Address {
+        Address {
+            account: AccountHash::of(&[account]),
+            id: SignInId::random(),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_eviction_reaches_all_holders_and_leaves_nothing_behind() {
+        let registry = Registry::new();
+        let address = address(b"a");
+        let (one, two) = (registry.enter(address), registry.enter(address));
+        assert_eq!(registry.len(), 1);
+        registry.end(&address.id, Cause::BackChannel);
+        assert!(one.ended() && two.ended());
+        assert_eq!(two.wait().await, Cause::BackChannel);
+        drop((one, two));
+        assert_eq!(registry.len(), 0);
+    }
+
+    #[test]
+    fn an_account_ends_but_for_the_one_that_stays() {
+        let registry = Registry::new();
+        let (one, two, other) = (address(b"a"), address(b"a"), address(b"b"));
+        let flags = [one, two, other].map(|address| registry.enter(address));
+        registry.end_account(&one.account, Some(&two.id), Cause::SignOutOthers);
+        assert_eq!(flags.map(|flag| flag.ended()), [true, false, false]);
+    }
+}

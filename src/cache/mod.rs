@@ -1,0 +1,15 @@
+//! The token cache: opens the sign-ins of a request, hands out tokens, refreshes them once, and evicts them for good.
+//!
+//! What an eviction does, in this order, so that no step can bring back what an earlier one took: the store removes the
+//! entry and keeps its address unusable; the flags that running requests hold are flipped; hooks are told.
+
+mod evict;
+mod inner;
+mod live;
+mod opened;
+mod refresh;
+mod revoke;
+
+pub(crate) use self::evict::{Evicted, Order};
+pub(crate) use self::inner::{Cache, CacheParts, NewSignIn, SignInError};
+pub(crate) use self::opened::{Opened, SignIn};

@@ -1,0 +1,238 @@
+//! A sign-in that a request has opened, and handing out its tokens.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::inner::Cache;
+use super::live::Flag;
+use crate::account::Account;
+use crate::cause::Cause;
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind};
+use crate::id::Address;
+use crate::store::{Entry, Lookup, Stored};
+use crate::token::{AccessToken, TokenSet};
+
+/// How long what was loaded from a shared store is good for: another node may have evicted it since.
+const GOOD_FOR: Duration = Duration::from_secs(1);
+
+/// What a locator opened.
+#[derive(Clone, Debug)]
+pub(crate) enum Opened {
+    Live(SignIn),
+    /// The sign-in has ended, and why, where that is known.
+    Dead(Option<Cause>),
+}
+
+/// A sign-in that was there when its request came in. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct SignIn(Arc<Inner>);
+
+struct Inner {
+    cache: Cache,
+    flag: Arc<Flag>,
+    snapshot: Mutex<Snapshot>,
+}
+
+#[derive(Clone)]
+struct Snapshot {
+    stored: Stored,
+    /// Counted from before the load was sent.
+    at: Timestamp,
+}
+
+pub(super) fn ended() -> Error {
+    Error::new(ErrorKind::NotSignedIn, "the sign-in has ended")
+}
+
+/// The token of a set that serves a request for scopes and a resource. A request without either means the token of the
+/// sign-in itself.
+pub(super) fn pick<'t>(
+    tokens: &'t TokenSet,
+    scopes: &[&str],
+    resource: Option<&str>,
+    now: Timestamp,
+    margin: Duration,
+) -> Option<&'t AccessToken> {
+    let usable = |token: &&AccessToken| token.is_valid_at(now, margin);
+    if scopes.is_empty() && resource.is_none() {
+        return tokens.access_tokens().first().filter(usable);
+    }
+    tokens
+        .access_tokens()
+        .iter()
+        .filter(|token| token.covers(scopes, resource))
+        .find(usable)
+}
+
+impl SignIn {
+    pub(super) fn new(cache: Cache, flag: Arc<Flag>, stored: Stored, at: Timestamp) -> Self {
+        let snapshot = Mutex::new(Snapshot { stored, at });
+        Self(Arc::new(Inner {
+            cache,
+            flag,
+            snapshot,
+        }))
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.0
+            .snapshot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn entry(&self) -> Arc<Entry> {
+        self.snapshot().stored.entry
+    }
+
+    pub(crate) fn stored(&self) -> Stored {
+        self.snapshot().stored
+    }
+
+    pub(crate) fn account(&self) -> Account {
+        self.entry().account.clone()
+    }
+
+    pub(crate) fn address(&self) -> Address {
+        self.0.flag.address()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.flag.ended()
+    }
+
+    /// Waits until the sign-in ends on this node, and says why.
+    pub(crate) async fn ended(&self) -> Cause {
+        self.0.flag.wait().await
+    }
+
+    fn keep(&self, stored: Stored, at: Timestamp) {
+        let mut snapshot = self
+            .0
+            .snapshot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if stored.generation >= snapshot.stored.generation {
+            *snapshot = Snapshot { stored, at };
+        }
+    }
+
+    /// What is there now: of a shared store, not older than a second.
+    async fn current(&self) -> Result<Stored, Error> {
+        let cache = &self.0.cache.0;
+        let snapshot = self.snapshot();
+        if !cache.store.is_shared() {
+            return Ok(snapshot.stored);
+        }
+        let now = cache.clock.steady();
+        if now.since(snapshot.at) < GOOD_FOR {
+            return Ok(snapshot.stored);
+        }
+        match cache.store.get(&self.address()).await? {
+            Lookup::Live(stored) => {
+                self.keep(stored.clone(), now);
+                Ok(stored)
+            }
+            Lookup::Gone(_) => Err(ended()),
+        }
+    }
+
+    /// A valid access token: from what was loaded, else by a refresh.
+    pub(crate) async fn acquire(
+        &self,
+        scopes: &[&str],
+        resource: Option<&str>,
+    ) -> Result<AccessToken, Error> {
+        let cache = &self.0.cache.0;
+        let margin = cache.config.expiry_margin;
+        let stored = self.current().await?;
+        let now = cache.clock.wall();
+        let token = match pick(&stored.entry.tokens, scopes, resource, now, margin) {
+            Some(token) => token.clone(),
+            None => self.refreshed(&stored, scopes, resource).await?,
+        };
+        // After the copy: an eviction that returned before this call began has flipped the flag by now.
+        if self.has_ended() {
+            return Err(ended());
+        }
+        Ok(token)
+    }
+
+    async fn refreshed(
+        &self,
+        stored: &Stored,
+        scopes: &[&str],
+        resource: Option<&str>,
+    ) -> Result<AccessToken, Error> {
+        let cache = &self.0.cache;
+        let at = cache.0.clock.steady();
+        let result = cache
+            .refresh(&self.0.flag, stored, scopes, resource)
+            .await
+            .inspect(|stored| self.keep(stored.clone(), at));
+        let tokens = match &result {
+            Ok(stored) => &stored.entry.tokens,
+            Err(_) => &stored.entry.tokens,
+        };
+        // Before its end a token is good: the margin only says when to begin to look for a new one.
+        let now = cache.0.clock.wall();
+        let token = pick(tokens, scopes, resource, now, Duration::ZERO);
+        match (&result, token) {
+            (Ok(_), Some(token)) => Ok(token.clone()),
+            (Ok(_), None) => Err(Error::new(
+                ErrorKind::InteractionRequired,
+                "the provider granted less than the scopes that were asked for",
+            )),
+            (Err(error), Some(token)) if error.kind() != ErrorKind::NotSignedIn => {
+                tracing::debug!(kind = ?error.kind(), "a refresh failed, the token is still valid");
+                Ok(token.clone())
+            }
+            (Err(error), _) => Err(error.clone()),
+        }
+    }
+}
+
+impl fmt::Debug for SignIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignIn")
+            .field("address", &self.address())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_picked_by_scopes_resource_and_time() {
+        let at = Timestamp::from_secs;
+        let token = |name: &str, scopes: &[&str], end| {
+            AccessToken::bearer(name)
+                .with_scopes(scopes)
+                .expires_at(at(end))
+        };
+        let tokens = TokenSet::new()
+            .with_access_token(token("first", &["openid"], 1000))
+            .with_access_token(token("mail", &["mail", "send"], 2000))
+            .with_access_token(token("api", &["mail"], 2000).with_resource("https://api"));
+        let rows: [(&[&str], Option<&str>, i64, Option<&str>); 8] = [
+            (&[], None, 0, Some("first")),
+            (&[], None, 990, None),
+            (&["mail"], None, 0, Some("mail")),
+            (&["mail", "send"], None, 0, Some("mail")),
+            (&["mail", "read"], None, 0, None),
+            (&["mail"], None, 1990, None),
+            (&[], Some("https://api"), 0, Some("api")),
+            (&["mail"], Some("https://other"), 0, None),
+        ];
+        for (scopes, resource, now, expected) in rows {
+            let margin = Duration::from_secs(60);
+            let found = pick(&tokens, scopes, resource, at(now), margin).map(AccessToken::secret);
+            assert_eq!(found, expected, "{scopes:?} {resource:?} at {now}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What goes on in the background: tokens in the outbox are revoked at the provider (R32), and sign-ins whose time is up
+//! are evicted.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::inner::{Cache, Inner};
+use crate::id::OperationId;
+use crate::provider::{Revocation, TokenHint};
+use crate::report::ShutdownReport;
+use crate::secret::Secret;
+use crate::store::{OutboxItem, StoreError};
+
+/// For how long an item is this node's: longer than the calls that one item can take.
+const HOLD: Duration = Duration::from_secs(5 * 60);
+
+/// How often the outbox is looked at when nothing new has come in.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// The first pause before a failed revocation is tried again; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
+
+/// What became of one item.
+enum Sent {
+    Done,
+    Later(Duration),
+}
+
+impl Cache {
+    /// Starts the loops once there is a runtime to run them on. They end with the cache.
+    pub(super) fn start_background(&self) {
+        self.0.background.call_once(|| {
+            let weak = Arc::downgrade(&self.0);
+            tokio::spawn(revoking(weak.clone(), OperationId::random()));
+            tokio::spawn(sweeping(weak));
+        });
+    }
+
+    /// Revokes what is in the outbox and due; how many items were finished.
+    pub(crate) async fn drain_outbox(&self, holder: OperationId) -> Result<usize, StoreError> {
+        let mut finished = 0;
+        loop {
+            let items = self.0.store.outbox_take(holder, HOLD).await?;
+            if items.is_empty() {
+                return Ok(finished);
+            }
+            for item in items {
+                match self.revoke(&item).await {
+                    Sent::Done => {
+                        self.0.store.outbox_done(&item).await?;
+                        finished += 1;
+                    }
+                    Sent::Later(pause) => self.0.store.outbox_retry(&item, pause).await?,
+                }
+            }
+        }
+    }
+
+    /// Lets what is under way come to its end.
+    pub(crate) async fn shutdown(&self, limit: Duration) -> ShutdownReport {
+        let inner = &self.0;
+        inner.stopped.cancel();
+        inner.tasks.close();
+        let all = async {
+            inner.tasks.wait().await;
+            self.drain_outbox(OperationId::random()).await.is_ok()
+        };
+        let finished = tokio::time::timeout(limit, all).await.unwrap_or(false);
+        let stats = tokio::time::timeout(limit, inner.store.stats()).await;
+        ShutdownReport {
+            finished,
+            outbox: stats.ok().and_then(Result::ok).map(|stats| stats.outbox),
+        }
+    }
+
+    async fn revoke(&self, item: &OutboxItem) -> Sent {
+        let Some(provider) = self.provider(&item.retained.issuer) else {
+            tracing::warn!(issuer = %item.retained.issuer, "tokens of a provider that is not configured are not revoked");
+            return Sent::Done;
+        };
+        let tokens = &item.retained.tokens;
+        // The refresh token first: with it, others could be had.
+        let refresh = tokens
+            .refresh_token()
+            .map(|token| (token, TokenHint::RefreshToken));
+        let access = tokens
+            .access_tokens()
+            .iter()
+            .map(|token| (token.as_secret(), TokenHint::AccessToken));
+        let all: Vec<(&Secret, TokenHint)> = refresh.into_iter().chain(access).collect();
+        for (token, hint) in all {
+            match provider.revoke(token, hint).await {
+                Revocation::Revoked => {
+                    tracing::info!(target: "axum_signout::revocation", item = %item.id, ?hint, "revoked");
+                }
+                Revocation::Unsupported => {
+                    tracing::debug!(target: "axum_signout::revocation", item = %item.id, ?hint, "tokens of this type cannot be revoked there");
+                }
+                Revocation::NoEndpoint => {
+                    tracing::debug!(target: "axum_signout::revocation", item = %item.id, "the provider has no revocation endpoint");
+                    return Sent::Done;
+                }
+                Revocation::Rejected { .. } => {
+                    tracing::warn!(target: "axum_signout::revocation", item = %item.id, ?hint, "the provider refused a revocation");
+                }
+                Revocation::Later { retry_after } => {
+                    let pause = FIRST_PAUSE
+                        .saturating_mul(1 << item.attempts.min(16))
+                        .max(retry_after.unwrap_or_default())
+                        .min(LONGEST_PAUSE);
+                    tracing::warn!(target: "axum_signout::revocation", item = %item.id, ?pause, "revocation put off");
+                    return Sent::Later(pause);
+                }
+            }
+        }
+        Sent::Done
+    }
+}
+
+/// Both loops hold the cache only while they work, so that it ends when its last user lets go of it.
+async fn revoking(cache: Weak<Inner>, holder: OperationId) {
+    loop {
+        let Some(inner) = cache.upgrade() else { return };
+        let (news, stopped) = (inner.outbox.clone(), inner.stopped.clone());
+        if let Err(error) = Cache(inner).drain_outbox(holder).await {
+            tracing::warn!(%error, "the outbox could not be read");
+        }
+        tokio::select! {
+            () = news.notified() => {}
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = stopped.cancelled() => return,
+        }
+    }
+}
+
+async fn sweeping(cache: Weak<Inner>) {
+    loop {
+        let Some(inner) = cache.upgrade() else { return };
+        let (pause, stopped) = (inner.config.sweep_every, inner.stopped.clone());
+        drop(inner);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stopped.cancelled() => return,
+        }
+        let Some(inner) = cache.upgrade() else { return };
+        if let Err(error) = Cache(inner).evict_due().await {
+            tracing::warn!(%error, "sign-ins whose time is up could not be evicted");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What the flows work with: the parts of one `Auth`, put together by its builder.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use tower_http::csrf::CsrfLayer;
+
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::cookies::CookieVault;
+use crate::pages;
+use crate::provider::Provider;
+use crate::return_url::{Allowlist, BaseUrl, SafeTarget};
+
+/// The pages that the crate shows by itself, for an app that has its own. Every method has a default.
+pub trait Pages: Send + Sync + 'static {
+    /// 401 for a person who went to a page without being signed in, where redirecting to sign-in is off.
+    fn not_signed_in(&self, sign_in_url: &str) -> Response {
+        pages::not_signed_in(sign_in_url)
+    }
+
+    /// 403 for a sign-out that another site asked for.
+    fn forbidden(&self) -> Response {
+        pages::error_page(StatusCode::FORBIDDEN, "Not allowed", None)
+    }
+
+    /// A sign-in that did not succeed. `code` is the error code of the provider (RFC 6749 section 4.1.2.1) or of this
+    /// crate; made of letters, digits, `_`, `-` and `.` only.
+    fn sign_in_failed(&self, status: StatusCode, code: &str) -> Response {
+        pages::error_page(status, "Sign-in did not succeed", Some(code))
+    }
+
+    /// The neutral page that a sign-out ends on when nothing says where to go.
+    fn signed_out(&self) -> Response {
+        pages::signed_out()
+    }
+}
+
+/// The crate's own pages.
+#[derive(Debug)]
+pub(crate) struct BuiltInPages;
+
+impl Pages for BuiltInPages {}
+
+/// The parts of one `Auth`.
+pub(crate) struct Core {
+    pub(crate) cache: Cache,
+    pub(crate) config: Arc<Config>,
+    pub(crate) base: BaseUrl,
+    pub(crate) allowed: Allowlist,
+    pub(crate) vault: CookieVault,
+    pub(crate) csrf: CsrfLayer,
+    pub(crate) after_sign_in: SafeTarget,
+    /// `None`: the neutral page.
+    pub(crate) after_sign_out: Option<SafeTarget>,
+    pub(crate) pages: Arc<dyn Pages>,
+}
+
+impl Core {
+    /// The provider of that name, or the first one where none is named.
+    pub(crate) fn provider_named(&self, name: Option<&str>) -> Option<&Provider> {
+        let providers = self.cache.providers();
+        match name {
+            None => providers.first(),
+            Some(name) => providers.iter().find(|provider| provider.name() == name),
+        }
+    }
+
+    /// The absolute URL of one of the crate's routes.
+    pub(crate) fn url(&self, path: &str) -> String {
+        self.base.join_mounted(path)
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("cache", &self.cache)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,235 @@
+//! What is known of the request under way: its session, the sign-ins that this opened, and what its response must carry.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::extract::OriginalUri;
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+
+use crate::account::Account;
+use crate::cache::SignIn;
+use crate::core::Core;
+use crate::error::Error;
+use crate::id::{Address, SignInId};
+use crate::session::AnySession;
+
+/// Put into the request's extensions by the layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Current(Arc<Inner>);
+
+struct Inner {
+    core: Arc<Core>,
+    session: Option<AnySession>,
+    /// Oldest first.
+    sign_ins: Result<Vec<SignIn>, Error>,
+    /// What the session names although the store could not open it.
+    unopened: Vec<Address>,
+    asks: Asks,
+    effects: Mutex<Effects>,
+}
+
+/// What the response must carry, whatever the handler makes of it.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) signed_out: bool,
+}
+
+/// What kind of answer the client understands.
+#[derive(Clone, Debug)]
+pub(crate) struct Asks {
+    /// A person's navigation, which can be shown a page or sent elsewhere.
+    pub(crate) navigation: bool,
+    /// A script that wants JSON and cannot follow a redirect to another origin.
+    pub(crate) json: bool,
+    pub(crate) htmx: bool,
+    /// Path and query of what was asked for, as the client sent it.
+    pub(crate) uri: String,
+}
+
+impl Asks {
+    pub(crate) fn of(
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Self {
+        let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let accept = text(header::ACCEPT).unwrap_or_default();
+        let htmx = headers.contains_key("hx-request");
+        let navigation = match text(HeaderName::from_static("sec-fetch-mode")) {
+            Some(mode) => mode == "navigate",
+            // A browser from before Fetch metadata, or no browser.
+            None => accept.contains("text/html"),
+        };
+        let original = extensions
+            .get::<OriginalUri>()
+            .map_or(uri, |original| &original.0);
+        Self {
+            navigation: navigation && !htmx && matches!(*method, Method::GET | Method::HEAD),
+            json: accept.contains("application/json") && !accept.contains("text/html"),
+            htmx,
+            uri: original
+                .path_and_query()
+                .map_or_else(|| original.path().to_owned(), ToString::to_string),
+        }
+    }
+}
+
+impl Current {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        session: Option<AnySession>,
+        sign_ins: Result<Vec<SignIn>, Error>,
+        unopened: Vec<Address>,
+        asks: Asks,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            core,
+            session,
+            sign_ins,
+            unopened,
+            asks,
+            effects: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0.core
+    }
+
+    pub(crate) fn session(&self) -> Option<&AnySession> {
+        self.0.session.as_ref()
+    }
+
+    pub(crate) fn asks(&self) -> &Asks {
+        &self.0.asks
+    }
+
+    /// The sign-ins that are there, oldest first: those that ended while the request ran are left out.
+    pub(crate) fn sign_ins(&self) -> Result<Vec<SignIn>, Error> {
+        let all = self.0.sign_ins.as_ref().map_err(Clone::clone)?;
+        Ok(all.iter().filter(|one| !one.has_ended()).cloned().collect())
+    }
+
+    /// All that the request opened, ended since or not.
+    pub(crate) fn opened(&self) -> &[SignIn] {
+        self.0.sign_ins.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn unopened(&self) -> &[Address] {
+        &self.0.unopened
+    }
+
+    /// The sign-in that is meant when none is named.
+    pub(crate) fn latest(&self) -> Result<Option<SignIn>, Error> {
+        let all = self.0.sign_ins.as_ref().map_err(Clone::clone)?;
+        Ok(all.iter().rev().find(|one| !one.has_ended()).cloned())
+    }
+
+    pub(crate) fn of_account(&self, account: &Account) -> Result<Option<SignIn>, Error> {
+        let all = self.sign_ins()?;
+        Ok(all.into_iter().rev().find(|one| one.account() == *account))
+    }
+
+    pub(crate) fn named(&self, id: SignInId) -> Result<Option<SignIn>, Error> {
+        let all = self.sign_ins()?;
+        Ok(all.into_iter().find(|one| one.address().id == id))
+    }
+
+    pub(crate) fn effects(&self) -> MutexGuard<'_, Effects> {
+        self.0
+            .effects
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_cookies(&self, cookies: impl IntoIterator<Item = HeaderValue>) {
+        let cookies = cookies
+            .into_iter()
+            .map(|cookie| (header::SET_COOKIE, cookie));
+        self.effects().headers.extend(cookies);
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Current")
+            .field("sign_ins", &self.sign_ins.as_ref().map(Vec::len))
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_apart() {
+        type Row = (
+            &'static str,
+            &'static str,
+            &'static [(&'static str, &'static str)],
+            [bool; 3],
+        );
+        let rows: [Row; 7] = [
+            (
+                "a browser's navigation",
+                "GET",
+                &[("sec-fetch-mode", "navigate")],
+                [true, false, false],
+            ),
+            (
+                "an old browser's navigation",
+                "GET",
+                &[("accept", "text/html,*/*")],
+                [true, false, false],
+            ),
+            (
+                "a form post",
+                "POST",
+                &[("sec-fetch-mode", "navigate")],
+                [false, false, false],
+            ),
+            (
+                "fetch",
+                "GET",
+                &[("sec-fetch-mode", "cors"), ("accept", "application/json")],
+                [false, true, false],
+            ),
+            (
+                "fetch that takes anything",
+                "GET",
+                &[("sec-fetch-mode", "cors"), ("accept", "*/*")],
+                [false, false, false],
+            ),
+            (
+                "htmx",
+                "GET",
+                &[("hx-request", "true"), ("accept", "text/html")],
+                [false, false, true],
+            ),
+            ("curl", "GET", &[("accept", "*/*")], [false, false, false]),
+        ];
+        for (name, method, headers, expected) in rows {
+            let method: Method = method.parse().unwrap();
+            let headers: HeaderMap = headers
+                .iter()
+                .map(|(k, v)| {
+                    (
+                        k.parse::<HeaderName>().unwrap(),
+                        v.parse::<HeaderValue>().unwrap(),
+                    )
+                })
+                .collect();
+            let asks = Asks::of(
+                &method,
+                &Uri::from_static("/a?b"),
+                &headers,
+                &Extensions::new(),
+            );
+            assert_eq!([asks.navigation, asks.json, asks.htmx], expected, "{name}");
+            assert_eq!(asks.uri, "/a?b");
+        }
+    }
+}

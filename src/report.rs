@@ -1,0 +1,152 @@
+//! What a sign-out did.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::cause::Cause;
+use crate::id::SignInId;
+
+/// What a sign-out did: promise 3, *says what happened*. It reaches the caller, the hooks and the traces, and holds no
+/// secret.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SignOutReport {
+    /// The same for everything that this sign-out did, in hooks and traces.
+    pub correlation_id: String,
+    /// The sign-ins whose tokens left the cache.
+    pub evicted: Vec<EvictedSignIn>,
+    /// Sign-ins whose eviction the store did not confirm: this node serves their tokens no more and goes on trying.
+    pub pending: usize,
+    /// What became of the session.
+    pub session: SessionOutcome,
+    /// How each hook ended.
+    pub hooks: Vec<HookOutcome>,
+    /// What happens to the tokens at the provider.
+    pub revocation: Revocation,
+    /// Where the provider's own session stands.
+    pub provider: ProviderOutcome,
+}
+
+impl SignOutReport {
+    pub(crate) fn new(correlation_id: String) -> Self {
+        Self {
+            correlation_id,
+            evicted: Vec::new(),
+            pending: 0,
+            session: SessionOutcome::None,
+            hooks: Vec::new(),
+            revocation: Revocation::None,
+            provider: ProviderOutcome::NotAsked,
+        }
+    }
+
+    /// How many tokens left the cache.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.evicted.iter().map(|evicted| evicted.tokens).sum()
+    }
+}
+
+/// One sign-in that was evicted.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct EvictedSignIn {
+    /// Which.
+    pub sign_in: SignInId,
+    /// The account's issuer.
+    pub issuer: String,
+    /// The account's subject.
+    pub subject: String,
+    /// Why.
+    pub cause: Cause,
+    /// How many tokens it had, downstream tokens included.
+    pub tokens: usize,
+}
+
+/// What became of the browser's session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub enum SessionOutcome {
+    /// There was none.
+    None,
+    /// Its data is gone and its cookie removed.
+    Ended,
+    /// Its data is gone, and a new session holds the accounts that stay signed in.
+    Renewed,
+    /// Its cookie is removed, but the session store could not delete the record, which opens nothing any more.
+    NotDeleted,
+}
+
+/// How one call of a hook ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HookOutcome {
+    /// Which hook point.
+    pub point: &'static str,
+    /// Which of its hooks, in the order in which they were added.
+    pub index: usize,
+    /// How it ended.
+    pub status: HookStatus,
+}
+
+/// See [`HookOutcome`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub enum HookStatus {
+    /// It returned without an error.
+    Done,
+    /// It returned an error.
+    Failed,
+    /// It was stopped at the time limit.
+    TimedOut,
+    /// It panicked.
+    Panicked,
+}
+
+/// What happens to the tokens at the provider (RFC 7009). Revocation runs after the answer, so a report can only say that
+/// it is on its way; its end is a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub enum Revocation {
+    /// There was nothing to revoke, or it is switched off.
+    None,
+    /// So many sign-ins' tokens are in the outbox.
+    Queued(usize),
+    /// The provider has no `revocation_endpoint`.
+    NoEndpoint,
+}
+
+/// Where the provider's own session stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub enum ProviderOutcome {
+    /// Nobody was signed in, the request asked for a local sign-out only, or the app stopped the navigation.
+    NotAsked,
+    /// The user is sent to this issuer's logout.
+    Redirected {
+        /// The issuer.
+        issuer: Arc<str>,
+    },
+    /// The provider has no `end_session_endpoint`: its session goes on.
+    NoEndpoint {
+        /// The issuer.
+        issuer: Arc<str>,
+    },
+    /// The provider's metadata could not be had: its session goes on.
+    Unavailable {
+        /// The issuer.
+        issuer: Arc<str>,
+    },
+}
+
+/// What was left when [`Auth::shutdown`](crate::Auth::shutdown) returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// Whether all hooks and sign-outs under way came to their end within the time.
+    pub finished: bool,
+    /// Tokens of so many sign-ins that are still to be revoked; `None` if the store did not answer. With a store that
+    /// outlives the process, another node or the next start goes on with them.
+    pub outbox: Option<usize>,
+}

@@ -1,0 +1,222 @@
+//! The routes: each a thin handler over its flow.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, RawQuery};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use serde::Deserialize;
+
+use crate::auth::Auth;
+use crate::core::{Core, Pages};
+use crate::csrf;
+use crate::current::Current;
+use crate::error::{Error, ErrorKind};
+use crate::id::SignInId;
+use crate::pages;
+use crate::sign_in::{self, Failure, Next, StartQuery, parameters};
+use crate::sign_out::{self, CallbackQuery, EndSessionRequest, after_sign_out};
+use crate::signed_out::leave;
+
+/// A sign-out form is a few short fields.
+const MAX_FORM: usize = 8 * 1024;
+
+impl Auth {
+    /// All routes of the crate: sign-in, sign-out, and their callbacks, for apps that have no sign-in of their own.
+    pub fn routes<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
+        self.sign_in_routes().merge(self.sign_out_routes())
+    }
+
+    /// `GET /signin` and `GET /signin/callback`.
+    pub fn sign_in_routes<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
+        let paths = &self.core().config.paths;
+        Router::new()
+            .route(&paths.sign_in, no_store(get(start)))
+            .route(&paths.sign_in_callback, no_store(get(callback)))
+    }
+
+    /// `POST /signout` and `GET /signout/callback`, for apps with a sign-in of their own.
+    pub fn sign_out_routes<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
+        let core = self.core();
+        let paths = &core.config.paths;
+        let pages = core.pages.clone();
+        let mut sign_out = post(by_post).layer(
+            core.csrf
+                .clone()
+                .with_rejection_response(move |_| forbidden(&*pages)),
+        );
+        if core.config.get_sign_out {
+            sign_out = sign_out.get(by_get);
+        }
+        Router::new()
+            .route(
+                &paths.sign_out,
+                no_store(sign_out.layer(DefaultBodyLimit::max(MAX_FORM))),
+            )
+            .route(&paths.sign_out_callback, no_store(get(returned)))
+    }
+}
+
+/// R13, whatever the handler answers.
+fn no_store<S: Clone + Send + Sync + 'static>(routes: MethodRouter<S>) -> MethodRouter<S> {
+    routes.layer(axum::middleware::map_response(
+        |response: Response| async move { no_store_of(response) },
+    ))
+}
+
+fn no_store_of(mut response: Response) -> Response {
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn forbidden(pages: &dyn Pages) -> Response {
+    tracing::info!(target: "axum_signout::sign_out", "a sign-out that another site asked for was refused");
+    let mut response = pages.forbidden();
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    no_store_of(response)
+}
+
+fn see_other(url: &str) -> Response {
+    match HeaderValue::from_str(url) {
+        Ok(url) => (StatusCode::SEE_OTHER, [(header::LOCATION, url)]).into_response(),
+        Err(_) => Error::new(ErrorKind::Internal, "a URL is not a header value").into_response(),
+    }
+}
+
+/// The session layer does not save a session on a 5xx answer, and none of these has anything to save.
+fn failed(core: &Core, failure: &Failure) -> Response {
+    let mut response = core.pages.sign_in_failed(failure.status, &failure.code);
+    *response.status_mut() = failure.status;
+    if failure.status == StatusCode::SERVICE_UNAVAILABLE {
+        let seconds = failure
+            .retry_after
+            .map_or(5, |after| after.as_secs().max(1));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+async fn start(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    let core = current.core();
+    let url = match StartQuery::parse(query.as_deref(), &core.config.sign_in_parameters) {
+        Ok(query) => sign_in::start(&current, &headers, query).await,
+        Err(failure) => Err(failure),
+    };
+    match url {
+        Ok(url) => see_other(&url),
+        Err(failure) => failed(core, &failure),
+    }
+}
+
+async fn callback(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    match sign_in::callback(&current, &headers, query.as_deref()).await {
+        Ok(Next::Handover(target)) => pages::handover(&target),
+        Ok(Next::Restart(url)) => see_other(&url),
+        Err(failure) => failed(current.core(), &failure),
+    }
+}
+
+/// What the sign-out form may say.
+#[derive(Debug, Default, Deserialize)]
+struct SignOutForm {
+    return_to: Option<String>,
+    sign_in: Option<String>,
+}
+
+impl SignOutForm {
+    fn read(query: Option<&str>, headers: &HeaderMap, body: &[u8]) -> Result<Self, Failure> {
+        let mut found = parameters(query)?;
+        let is_form = headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|kind| {
+                let essence = kind.split(';').next().unwrap_or_default().trim();
+                essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+            });
+        if is_form {
+            let body =
+                std::str::from_utf8(body).map_err(|_| Failure::bad_request("invalid_request"))?;
+            found.extend(parameters(Some(body))?);
+        }
+        Ok(Self {
+            return_to: found.remove("return_to"),
+            sign_in: found.remove("sign_in"),
+        })
+    }
+
+    /// A request that says something impossible changes nothing.
+    fn request(self, core: &Core) -> Result<EndSessionRequest, Failure> {
+        let mut request = EndSessionRequest::new();
+        if let Some(target) = self.return_to.filter(|target| !target.is_empty()) {
+            if core.allowed.check(&target).is_none() {
+                return Err(Failure::bad_request("return_to_not_allowed"));
+            }
+            request = request.post_logout_redirect(target);
+        }
+        if let Some(id) = self.sign_in.filter(|id| !id.is_empty()) {
+            let id = SignInId::parse(&id).ok_or_else(|| Failure::bad_request("invalid_request"))?;
+            request = request.sign_in(id);
+        }
+        Ok(request)
+    }
+}
+
+async fn by_post(
+    current: Current,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    match body {
+        Ok(body) => signing_out(&current, &headers, query.as_deref(), &body).await,
+        Err(rejection) => rejection.into_response(),
+    }
+}
+
+/// Only by configuration, and defended: `CsrfLayer` lets every GET through.
+async fn by_get(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    let core = current.core();
+    if !csrf::same_origin_get(&headers, &core.base) {
+        return forbidden(&*core.pages);
+    }
+    signing_out(&current, &headers, query.as_deref(), &[]).await
+}
+
+async fn signing_out(
+    current: &Current,
+    headers: &HeaderMap,
+    query: Option<&str>,
+    body: &[u8],
+) -> Response {
+    let request =
+        SignOutForm::read(query, headers, body).and_then(|form| form.request(current.core()));
+    match request {
+        Ok(request) => {
+            let outcome = sign_out::sign_out(current, request).await;
+            leave(&outcome.exit, current.asks())
+        }
+        Err(_) => Error::new(
+            ErrorKind::InvalidRequest,
+            "the sign-out request is not valid",
+        )
+        .into_response(),
+    }
+}
+
+async fn returned(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    let query = CallbackQuery::parse(query.as_deref());
+    match after_sign_out(&current, &headers, query).await {
+        Some(exit) => leave(&exit, current.asks()),
+        None => {
+            let mut response = current.core().pages.signed_out();
+            *response.status_mut() = StatusCode::OK;
+            response
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What happens around each request: before the handler its session's sign-ins are opened, and a session that was ended
+//! elsewhere is emptied (promise 4); after it, what the sign-out asks of the browser goes onto the response, and a session
+//! that the app ended by itself takes its tokens along.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use tower::Service;
+
+use crate::auth::Auth;
+use crate::cache::{Opened, Order, SignIn};
+use crate::cause::Cause;
+use crate::current::{Asks, Current};
+use crate::error::{Error, ErrorKind};
+use crate::session::AnySession;
+use crate::sign_out::{end_session, renew_session};
+use crate::store::Target;
+
+/// The service of [`AuthLayer`](crate::AuthLayer).
+#[derive(Clone, Debug)]
+pub struct AuthService<S> {
+    inner: S,
+    auth: Auth,
+}
+
+impl<S> AuthService<S> {
+    pub(crate) fn new(inner: S, auth: Auth) -> Self {
+        Self { inner, auth }
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for AuthService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+    S::Future: Send,
+    ReqBody: Send + 'static,
+    ResBody: Default + Send,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        // The clone that was polled ready is the one to call.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let auth = self.auth.clone();
+        Box::pin(async move {
+            let Some(session) = AnySession::from_extensions(request.extensions()) else {
+                return Ok(without_session());
+            };
+            let asks = Asks::of(
+                request.method(),
+                request.uri(),
+                request.headers(),
+                request.extensions(),
+            );
+            let current = open(&auth, session.clone(), asks).await;
+            request.extensions_mut().insert(current.clone());
+            let leaving = Leaving::new(auth, session, current.opened());
+            let mut response = inner.call(request).await?;
+            leaving.check().await;
+            finish(&current, &mut response);
+            Ok(response)
+        })
+    }
+}
+
+fn without_session<B: Default>() -> Response<B> {
+    tracing::error!(
+        "no tower-sessions session was found in the request: AuthLayer must run inside SessionManagerLayer. On a Router, \
+         the layer added last runs first: .layer(auth.layer()).layer(session_layer). In a ServiceBuilder, the layer added \
+         first runs first: .layer(session_layer).layer(auth.layer()). Auth::layer_with(session_layer) puts them in order \
+         for both. The session layer must be that of tower-sessions 0.15 (feature tower-sessions-015) or 0.14 (feature \
+         tower-sessions-014), with that feature enabled"
+    );
+    let mut response = Response::new(B::default());
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Opens what the session holds.
+async fn open(auth: &Auth, session: AnySession, asks: Asks) -> Current {
+    let core = auth.core().clone();
+    let current = |sign_ins, unopened| {
+        Current::new(
+            core.clone(),
+            Some(session.clone()),
+            sign_ins,
+            unopened,
+            asks.clone(),
+        )
+    };
+    if !session.has_cookie() {
+        return current(Ok(Vec::new()), Vec::new());
+    }
+    let held = match session.sign_ins().await {
+        Ok(held) if held.is_empty() => return current(Ok(Vec::new()), Vec::new()),
+        Ok(held) => held.into_sign_ins(),
+        Err(error) => {
+            let error = Error::new(ErrorKind::StoreUnavailable, "the session store failed")
+                .with_source(error);
+            return current(Err(error), Vec::new());
+        }
+    };
+    let opened = match core.cache.open(&held).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            let unopened = held.iter().map(|locator| locator.address).collect();
+            return current(Err(error.into()), unopened);
+        }
+    };
+    let all = opened.len();
+    let mut live = Vec::with_capacity(all);
+    for (opened, locator) in opened.into_iter().zip(&held) {
+        match opened {
+            Opened::Live(sign_in) => live.push(sign_in),
+            Opened::Dead(cause) => tracing::info!(
+                target: "axum_signout::session",
+                sign_in = %locator.address.id,
+                cause = cause.map(Cause::as_str),
+                "the session's sign-in has ended"
+            ),
+        }
+    }
+    if live.len() < all {
+        if live.is_empty() {
+            end_session(&session).await;
+        } else {
+            renew_session(&core, &session, &live).await;
+        }
+    }
+    current(Ok(live), Vec::new())
+}
+
+/// Notices, after the handler, that it ended the session without this crate; also when the handler did not come to its end
+/// because the client went away.
+struct Leaving {
+    auth: Auth,
+    session: AnySession,
+    sign_ins: Vec<SignIn>,
+}
+
+impl Leaving {
+    fn new(auth: Auth, session: AnySession, sign_ins: &[SignIn]) -> Self {
+        Self {
+            auth,
+            session,
+            sign_ins: sign_ins.to_vec(),
+        }
+    }
+
+    async fn check(mut self) {
+        if let Some(check) = self.take() {
+            // Waited for: the response tells the user that they are signed out.
+            let task = self.auth.core().cache.tasks().spawn(check);
+            let _ = task.await;
+        }
+    }
+
+    fn take(&mut self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let sign_ins = std::mem::take(&mut self.sign_ins);
+        if sign_ins.iter().all(SignIn::has_ended) || !self.session.is_modified() {
+            return None;
+        }
+        let (auth, session) = (self.auth.clone(), self.session.clone());
+        Some(async move { evict_what_left(&auth, &session, sign_ins).await })
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Some(check) = self.take() {
+            if tokio::runtime::Handle::try_current().is_ok() {
+                self.auth.core().cache.tasks().spawn(check);
+            }
+        }
+    }
+}
+
+async fn evict_what_left(auth: &Auth, session: &AnySession, sign_ins: Vec<SignIn>) {
+    // If it cannot be read, what it holds is not known.
+    let Ok(held) = session.sign_ins().await else {
+        return;
+    };
+    for sign_in in sign_ins {
+        let left = !held
+            .sign_ins()
+            .iter()
+            .any(|locator| locator.address == sign_in.address());
+        if left && !sign_in.has_ended() {
+            let order = Order::new(Target::SignIn(sign_in.address()), Cause::SessionEnded);
+            auth.core().cache.evict_quietly(order).await;
+        }
+    }
+}
+
+/// What the response must carry.
+fn finish<B: Default>(current: &Current, response: &mut Response<B>) {
+    let core = current.core();
+    let signed_in = !current.opened().is_empty();
+    let effects = std::mem::take(&mut *current.effects());
+    send_to_sign_in(current, response);
+    let headers = response.headers_mut();
+    let private = signed_in && core.config.no_store;
+    if private && !headers.contains_key(header::CACHE_CONTROL)
+        || effects.signed_out
+        || !effects.headers.is_empty()
+    {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    if effects.signed_out {
+        let clear = core.config.clear_site_data.header();
+        if let Some(clear) = clear.and_then(|clear| HeaderValue::from_str(&clear).ok()) {
+            headers.insert("clear-site-data", clear);
+        }
+    }
+    for (name, value) in effects.headers {
+        headers.append(name, value);
+    }
+}
+
+/// A 401 of this crate becomes the way to sign-in for those who can be sent there.
+fn send_to_sign_in<B: Default>(current: &Current, response: &mut Response<B>) {
+    let needs_user = matches!(
+        response.extensions().get::<ErrorKind>(),
+        Some(ErrorKind::NotSignedIn | ErrorKind::InteractionRequired)
+    );
+    let (core, asks) = (current.core(), current.asks());
+    if !needs_user || response.status() != StatusCode::UNAUTHORIZED {
+        return;
+    }
+    if asks.htmx {
+        let url = crate::auth::sign_in_url(core, None);
+        if let Ok(url) = HeaderValue::from_str(&url) {
+            response.headers_mut().insert("hx-redirect", url);
+        }
+    } else if asks.navigation && core.config.redirect_to_sign_in {
+        let url = crate::auth::sign_in_url(core, Some(&asks.uri));
+        if let Ok(url) = HeaderValue::from_str(&url) {
+            let mut redirect = Response::new(B::default());
+            *redirect.status_mut() = StatusCode::SEE_OTHER;
+            let headers = redirect.headers_mut();
+            headers.insert(header::LOCATION, url);
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            *response = redirect;
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The provider's answer.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, StatusCode};
+
+use super::establish::{Arrival, establish};
+use super::pending::{Failure, Pending, parameters};
+use super::start::restart;
+use crate::account::Account;
+use crate::current::Current;
+use crate::error::{Error, ErrorKind};
+use crate::id::OperationId;
+use crate::jwt::id_token::Expectations;
+use crate::provider::CodeExchange;
+use crate::return_url::SafeTarget;
+use crate::sign_out::forget;
+use crate::store::{Claim, Started};
+
+/// Where the user goes next.
+pub(crate) enum Next {
+    /// To the page that was wanted, by a page of ours: a redirect from the provider would not send a `Strict` cookie.
+    Handover(SafeTarget),
+    /// To the provider once more.
+    Restart(String),
+}
+
+/// Looks at the answer, exchanges the code, and establishes the sign-in.
+pub(crate) async fn callback(
+    current: &Current,
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> Result<Next, Failure> {
+    let core = current.core();
+    let query = query.unwrap_or_default();
+    let resumed = resume(current, headers, query);
+    let mut query = parameters(Some(resumed.as_deref().unwrap_or(query)))?;
+    let pending = query
+        .get("state")
+        .and_then(|state| Pending::recall(current, headers, state))
+        .ok_or_else(|| Failure::bad_request("unknown_or_expired_sign_in"))?;
+    if pending.had_session && resumed.is_none() {
+        if let Some(next) = bring_session(current, headers, &query) {
+            return Ok(Next::Handover(next));
+        }
+    }
+    claim(current, &pending).await?;
+    pending.forget(current);
+
+    let provider = core
+        .cache
+        .provider(&pending.issuer)
+        .ok_or_else(|| Failure::bad_request("unknown_provider"))?;
+    let metadata = provider.metadata().await.map_err(Error::from)?;
+    // RFC 9207 section 2.4: compared exactly; absent although advertised is an answer from somewhere else.
+    match query.get("iss") {
+        Some(issuer) if issuer == provider.issuer() => {}
+        None if !metadata.iss_parameter => {}
+        _ => return Err(Failure::bad_request("issuer_mismatch")),
+    }
+    if let Some(code) = query.get("error") {
+        let failure = Failure::bad_request(code);
+        tracing::info!(
+            target: "axum_signout::sign_in",
+            issuer = provider.issuer(),
+            code = failure.code,
+            "the provider refused a sign-in"
+        );
+        return Err(failure);
+    }
+    let code = query
+        .remove("code")
+        .filter(|code| !code.is_empty())
+        .ok_or_else(|| Failure::bad_request("invalid_request"))?;
+
+    let redirect_uri = core.url(&core.config.paths.sign_in_callback);
+    let tokens = provider
+        .exchange_code(&CodeExchange {
+            code: &code,
+            pkce_verifier: &pending.verifier,
+            redirect_uri: &redirect_uri,
+            scopes: &provider.asked_scopes(&[]),
+        })
+        .await
+        .map_err(Error::from)?
+        .tokens;
+    let Some(id_token) = tokens.id_token().cloned() else {
+        return Err(Failure::new(StatusCode::BAD_GATEWAY, "no_id_token"));
+    };
+    let mut expected =
+        Expectations::sign_in(&pending.nonce).max_age(pending.max_age.map(Duration::from_secs));
+    if let Some(access) = tokens.access_tokens().first() {
+        expected = expected.access_token(access.secret());
+    }
+    let verified = provider
+        .verify_id_token(&id_token, &expected)
+        .await
+        .map_err(Error::from)?;
+
+    let mut account = Account::new(verified.issuer(), verified.subject());
+    if let Some(sid) = verified.sid() {
+        account = account.with_sid(sid);
+    }
+    let arrival = Arrival {
+        account: account.with_id_token(id_token),
+        tokens,
+        client_id: provider.client_id().into(),
+        label: None,
+        started: Started {
+            at: Some(pending.started),
+            id_token_iat: Some(verified.issued_at().as_secs()),
+        },
+    };
+    let Some(session) = current.session() else {
+        return Err(Error::new(ErrorKind::Misconfigured, "there is no session layer").into());
+    };
+    match establish(core, session, arrival).await {
+        Ok(_) => {}
+        // Signed out everywhere while this was under way: once more by itself, so that the user who wants to be
+        // signed in now is.
+        Err(error) if error.kind() == ErrorKind::NotSignedIn && !pending.restarted => {
+            return restart(current, headers, &pending).await.map(Next::Restart);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    forget(current, headers);
+    let target = pending
+        .target
+        .as_deref()
+        .and_then(|target| core.allowed.check(target))
+        .unwrap_or_else(|| core.after_sign_in.clone());
+    Ok(Next::Handover(target))
+}
+
+const RESUME: &str = "signin-resume";
+
+/// The browser had a session when it left, and comes from another site without it: its cookie is `Strict`. The answer is put
+/// aside in an encrypted cookie, and a page of ours asks for this route again, this time with the session, so that what is in
+/// it (a cart, another account) is not lost. `None` if the answer is too large for a cookie: then the sign-in gets a session
+/// of its own.
+fn bring_session(
+    current: &Current,
+    headers: &HeaderMap,
+    query: &HashMap<String, String>,
+) -> Option<SafeTarget> {
+    let core = current.core();
+    let from_elsewhere = headers
+        .get("sec-fetch-site")
+        .is_some_and(|v| v == "cross-site");
+    let has_session = current
+        .session()
+        .is_some_and(|session| session.has_cookie());
+    if !from_elsewhere || has_session {
+        return None;
+    }
+    let mut answer = url::form_urlencoded::Serializer::new(String::new());
+    answer.extend_pairs(query);
+    let tag = crate::id::random_text()[..12].to_owned();
+    let cookie = core
+        .vault
+        .seal(
+            RESUME,
+            &tag,
+            &answer.finish(),
+            Duration::from_secs(60),
+            core.cache.clock().wall(),
+        )
+        .ok()?;
+    let callback = core.url(&core.config.paths.sign_in_callback);
+    let target = core.allowed.check(&format!("{callback}?resume={tag}"))?;
+    current.set_cookies([cookie]);
+    Some(target)
+}
+
+/// The answer that was put aside, if this is the request for it.
+fn resume(current: &Current, headers: &HeaderMap, query: &str) -> Option<String> {
+    let tag = query.strip_prefix("resume=")?;
+    let core = current.core();
+    let answer = core
+        .vault
+        .open(headers, RESUME, tag, core.cache.clock().wall())?;
+    current.set_cookies(core.vault.expire(RESUME, tag));
+    Some(answer)
+}
+
+/// Used once (R36): a second answer for the same request is refused, also on another node.
+async fn claim(current: &Current, pending: &Pending) -> Result<(), Failure> {
+    let core = current.core();
+    let claimed = core
+        .cache
+        .store()
+        .claim(
+            &pending.claim_name(),
+            OperationId::random(),
+            core.config.pending_sign_in,
+        )
+        .await
+        .map_err(Error::from)?;
+    match claimed {
+        Claim::Held => Ok(()),
+        Claim::Taken => Err(Failure::bad_request("unknown_or_expired_sign_in")),
+    }
+}

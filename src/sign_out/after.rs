@@ -1,0 +1,191 @@
+//! The user is back from the provider's logout (RP-Initiated Logout section 3).
+
+use axum::http::HeaderMap;
+use serde::{Deserialize, Serialize};
+
+use super::request::{EndSessionRequest, Options};
+use super::rp_initiated::{EndSession, Exit};
+use crate::core::Core;
+use crate::current::Current;
+use crate::hooks::Returned;
+use crate::id::{ClaimName, OperationId, same_secret};
+use crate::report::SignOutReport;
+use crate::return_url::SafeTarget;
+use crate::store::Claim;
+
+const PURPOSE: &str = "signout";
+
+/// What must be remembered until the user is back; kept in an encrypted cookie, so that it is this browser that comes back.
+#[derive(Serialize, Deserialize)]
+struct UnderWay {
+    state: String,
+    target: Option<String>,
+    /// The issuers whose logout is still to come.
+    rest: Vec<String>,
+    correlation_id: String,
+    app_state: Option<String>,
+}
+
+/// What the provider sends along.
+#[derive(Default)]
+pub(crate) struct CallbackQuery {
+    state: Option<String>,
+}
+
+impl CallbackQuery {
+    /// A query that cannot be read is one without a state.
+    pub(crate) fn parse(query: Option<&str>) -> Self {
+        let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        let mut states = pairs.filter(|(name, _)| name == "state");
+        let state = states.next().map(|(_, value)| value.into_owned());
+        match states.next() {
+            None => Self { state },
+            Some(_) => Self::default(),
+        }
+    }
+}
+
+fn tag(state: &str) -> String {
+    ClaimName::of("signout-state", &[state.as_bytes()]).to_string()[..12].to_owned()
+}
+
+pub(super) fn remember(
+    current: &Current,
+    state: &str,
+    target: Option<&SafeTarget>,
+    rest: Vec<String>,
+    request: &EndSessionRequest,
+    report: &SignOutReport,
+) {
+    let under_way = UnderWay {
+        state: state.to_owned(),
+        target: target.map(|target| target.as_str().to_owned()),
+        rest,
+        correlation_id: report.correlation_id.clone(),
+        app_state: request.app_state.clone(),
+    };
+    keep(current, &under_way);
+}
+
+fn keep(current: &Current, under_way: &UnderWay) {
+    let core = current.core();
+    let sealed = core.vault.seal(
+        PURPOSE,
+        &tag(&under_way.state),
+        under_way,
+        core.config.pending_sign_out,
+        core.cache.clock().wall(),
+    );
+    match sealed {
+        Ok(cookie) => current.set_cookies([cookie]),
+        // Nothing local depends on it (R8): the user will see the neutral page.
+        Err(error) => tracing::warn!(%error, "a sign-out could not be remembered"),
+    }
+}
+
+/// R8: whether this browser went to the provider's logout a while ago and never came back.
+pub(crate) fn was_interrupted(core: &Core, headers: &HeaderMap) -> bool {
+    let now = core.cache.clock().wall();
+    let all: Vec<(String, UnderWay)> = core.vault.open_all(headers, PURPOSE, now);
+    !all.is_empty()
+}
+
+/// Forgets sign-outs under way: the user has signed in again.
+pub(crate) fn forget(current: &Current, headers: &HeaderMap) {
+    let core = current.core();
+    let now = core.cache.clock().wall();
+    let all: Vec<(String, UnderWay)> = core.vault.open_all(headers, PURPOSE, now);
+    for (tag, _) in all {
+        current.set_cookies(core.vault.expire(PURPOSE, &tag));
+    }
+}
+
+/// Where to go now; `None` is the neutral page, which a missing, wrong, foreign or used state leads to as well (R7).
+pub(crate) async fn after_sign_out(
+    current: &Current,
+    headers: &HeaderMap,
+    query: CallbackQuery,
+) -> Option<Exit> {
+    let core = current.core();
+    let state = query.state?;
+    let tag = tag(&state);
+    let now = core.cache.clock().wall();
+    let under_way: UnderWay = core.vault.open(headers, PURPOSE, &tag, now)?;
+    if !same_secret(&under_way.state, &state) {
+        return None;
+    }
+    current.set_cookies(core.vault.expire(PURPOSE, &tag));
+    let name = ClaimName::of("signout-state", &[state.as_bytes()]);
+    let keep = core.config.pending_sign_out;
+    match core
+        .cache
+        .store()
+        .claim(&name, OperationId::random(), keep)
+        .await
+    {
+        Ok(Claim::Held) => {}
+        Ok(Claim::Taken) => return None,
+        // Whether it was used before cannot be told; there is nothing left here to protect but a redirect to an
+        // allowed place, so the user goes on.
+        Err(error) => tracing::warn!(%error, "the state of a sign-out could not be claimed"),
+    }
+    if let Some(exit) = next_provider(current, &under_way).await {
+        return Some(exit);
+    }
+    // Sealed by this app, and checked again: the allowlist may be another one by now.
+    let target = under_way
+        .target
+        .as_deref()
+        .and_then(|target| core.allowed.check(target))
+        .or_else(|| core.after_sign_out.clone());
+    let returned = Returned {
+        correlation_id: under_way.correlation_id,
+        target: target
+            .as_ref()
+            .map(|target| target.as_str().to_owned())
+            .unwrap_or_default(),
+        state: under_way.app_state,
+    };
+    core.cache
+        .hooks()
+        .returned(core.cache.tasks(), returned)
+        .await;
+    target.map(|target| Exit::To(target.as_str().to_owned()))
+}
+
+/// The logout of the next provider, where the accounts that ended were of several. Their ID tokens are gone by now, so it is
+/// told the client only.
+async fn next_provider(current: &Current, under_way: &UnderWay) -> Option<Exit> {
+    let core = current.core();
+    let mut rest = under_way.rest.iter();
+    while let Some(issuer) = rest.next() {
+        let Some(provider) = core.cache.provider(issuer) else {
+            continue;
+        };
+        let known = provider.metadata_within(core.config.metadata_wait).await;
+        let Some(endpoint) = known.as_ref().and_then(|m| m.end_session_endpoint.as_ref()) else {
+            continue;
+        };
+        let state = crate::id::random_text();
+        keep(
+            current,
+            &UnderWay {
+                state: state.clone(),
+                target: under_way.target.clone(),
+                rest: rest.cloned().collect(),
+                correlation_id: under_way.correlation_id.clone(),
+                app_state: under_way.app_state.clone(),
+            },
+        );
+        let uri = core.url(&core.config.paths.sign_out_callback);
+        let end_session = EndSession {
+            endpoint,
+            client_id: provider.client_id(),
+            hint: None,
+            back: Some((&uri, &state)),
+            options: &Options::default(),
+        };
+        return Some(end_session.exit(usize::MAX, core.config.long_url, false));
+    }
+    None
+}

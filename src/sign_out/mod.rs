@@ -1,0 +1,11 @@
+//! Signing out: evict, end the session, expire its cookie, tell the hooks, and only then the provider (promise 2).
+
+mod after;
+mod request;
+mod rp_initiated;
+mod run;
+
+pub(crate) use self::after::{CallbackQuery, after_sign_out, forget, was_interrupted};
+pub use self::request::EndSessionRequest;
+pub(crate) use self::rp_initiated::Exit;
+pub(crate) use self::run::{Outcome, end_session, renew_session, sign_out};

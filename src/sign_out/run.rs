@@ -1,0 +1,295 @@
+//! One sign-out, from the first eviction to the way out.
+
+use std::sync::Arc;
+
+use super::after::remember;
+use super::request::{Back, EndSessionRequest, Hint, Whom};
+use super::rp_initiated::{EndSession, Exit};
+use crate::cache::{Evicted, Order, SignIn};
+use crate::cause::Cause;
+use crate::core::Core;
+use crate::current::Current;
+use crate::hooks::Navigation;
+use crate::id::OperationId;
+use crate::report::{ProviderOutcome, Revocation, SessionOutcome, SignOutReport};
+use crate::session::{AnySession, SessionData, SessionError};
+use crate::store::Target;
+use crate::token::IdToken;
+
+/// What a sign-out came to.
+#[derive(Clone)]
+pub(crate) struct Outcome {
+    pub(crate) report: SignOutReport,
+    pub(crate) exit: Exit,
+}
+
+/// Which sign-ins end, and which stay.
+fn chosen(current: &Current, whom: &Whom) -> (Vec<SignIn>, Vec<SignIn>) {
+    let all = current.sign_ins().unwrap_or_default();
+    all.into_iter().partition(|sign_in| match whom {
+        Whom::All => true,
+        Whom::Account(account) => sign_in.account() == *account,
+        Whom::SignIn(id) => sign_in.address().id == *id,
+    })
+}
+
+/// The issuers whose logout the user goes through, one after the other: the latest sign-in's first.
+fn itinerary(ending: &[SignIn], named: Option<&str>) -> Vec<Arc<str>> {
+    let mut issuers: Vec<Arc<str>> = Vec::new();
+    for sign_in in ending.iter().rev() {
+        let issuer: Arc<str> = sign_in.account().issuer().into();
+        let wanted = named.is_none_or(|named| named == &*issuer);
+        if wanted && !issuers.contains(&issuer) {
+            issuers.push(issuer);
+        }
+    }
+    issuers
+}
+
+/// Signs out. Runs in a task of its own, so that a client that disconnects does not stop it; what the response must carry
+/// is left with the request.
+pub(crate) async fn sign_out(current: &Current, request: EndSessionRequest) -> Outcome {
+    let correlation_id = request
+        .correlation_id
+        .clone()
+        .unwrap_or_else(|| OperationId::random().to_string());
+    let task = {
+        let (current, correlation_id) = (current.clone(), correlation_id.clone());
+        let tasks = current.core().cache.tasks().clone();
+        tasks.spawn(async move { run(&current, request, correlation_id).await })
+    };
+    match task.await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            tracing::error!(correlation_id, "a sign-out was stopped halfway");
+            // Whatever is left: the cookie must not survive.
+            current.effects().signed_out = true;
+            if let Some(session) = current.session() {
+                end_session(session).await;
+            }
+            Outcome {
+                report: SignOutReport::new(correlation_id),
+                exit: home(current.core()),
+            }
+        }
+    }
+}
+
+async fn run(current: &Current, request: EndSessionRequest, correlation_id: String) -> Outcome {
+    let core = current.core().clone();
+    let (ending, staying) = chosen(current, &request.whom);
+    let everything = staying.is_empty();
+    let mut orders: Vec<Order> = ending
+        .iter()
+        .map(|one| Order::new(Target::SignIn(one.address()), Cause::UserSignOut))
+        .collect();
+    // A5: what the store could not open is evicted as well, at the latest when the store is back.
+    let unopened = current.unopened().iter();
+    orders.extend(unopened.map(|a| Order::new(Target::SignIn(*a), Cause::UserSignOut)));
+
+    let evicted = core.cache.evict(&orders, &correlation_id).await;
+    let mut report = SignOutReport::new(correlation_id);
+    report.evicted = evicted.sign_ins();
+    report.pending = evicted.pending;
+    report.revocation = revocation(&core, &ending, evicted.to_revoke);
+    report.session = match current.session() {
+        None => SessionOutcome::None,
+        Some(session) if everything => end_session(session).await,
+        Some(_) if ending.is_empty() => SessionOutcome::None,
+        Some(session) => renew_session(&core, session, &staying).await,
+    };
+    current.effects().signed_out = true;
+    report.hooks = core.cache.tell(&evicted.evictions).await;
+    let hints = hints(&ending, &evicted);
+
+    let exit = way_out(current, &request, &ending, &hints, &mut report).await;
+    tracing::info!(
+        target: "axum_signout::sign_out",
+        correlation_id = report.correlation_id,
+        evicted = report.evicted.len(),
+        pending = report.pending,
+        session = ?report.session,
+        provider = ?report.provider,
+        "signed out"
+    );
+    Outcome { report, exit }
+}
+
+/// The ID tokens of those that end, the latest first: as they left the store, where that is known, since another request may
+/// have refreshed them.
+fn hints(ending: &[SignIn], evicted: &Evicted) -> Vec<(Arc<str>, Option<IdToken>)> {
+    let of = |one: &SignIn| {
+        let left = evicted
+            .evictions
+            .iter()
+            .find(|eviction| eviction.sign_in() == one.address().id);
+        let id_token = match left {
+            Some(eviction) => eviction.tokens().id_token().cloned(),
+            None => one.entry().tokens.id_token().cloned(),
+        };
+        (one.account().issuer().into(), id_token)
+    };
+    ending.iter().rev().map(of).collect()
+}
+
+fn revocation(core: &Core, ending: &[SignIn], queued: usize) -> Revocation {
+    let known = |sign_in: &SignIn| {
+        let provider = core.cache.provider(sign_in.account().issuer())?;
+        provider.known_metadata()
+    };
+    let no_endpoint = !ending.is_empty()
+        && ending
+            .iter()
+            .all(|one| known(one).is_some_and(|metadata| metadata.revocation_endpoint.is_none()));
+    match queued {
+        0 => Revocation::None,
+        _ if no_endpoint => Revocation::NoEndpoint,
+        count => Revocation::Queued(count),
+    }
+}
+
+pub(crate) async fn end_session(session: &AnySession) -> SessionOutcome {
+    match session.end().await {
+        Ok(()) => SessionOutcome::Ended,
+        Err(error) => {
+            tracing::warn!(%error, "a session's record stays in the session store, and opens nothing");
+            SessionOutcome::NotDeleted
+        }
+    }
+}
+
+/// The accounts that stay move to a new session under new keys: the old record may hold what the account that left had put
+/// there, and a racing save of it must hold dead keys only.
+pub(crate) async fn renew_session(
+    core: &Core,
+    session: &AnySession,
+    staying: &[SignIn],
+) -> SessionOutcome {
+    let Ok(held) = session.sign_ins().await else {
+        return end_session(session).await;
+    };
+    let mut renewed = SessionData::default();
+    for locator in held.into_sign_ins() {
+        if !staying.iter().any(|one| one.address() == locator.address) {
+            continue;
+        }
+        match core.cache.rekey(&locator).await {
+            Ok(Some(locator)) => drop(renewed.push(locator)),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "a sign-in could not be kept"),
+        }
+    }
+    end_session(session).await;
+    if let Err(error) = move_in(session, &renewed).await {
+        tracing::error!(%error, "the session of the accounts that stay could not be saved");
+        end_session(session).await;
+        return SessionOutcome::NotDeleted;
+    }
+    SessionOutcome::Renewed
+}
+
+/// Saved at once: the session layer saves nothing on a server error, and the old keys are dead by now.
+async fn move_in(session: &AnySession, held: &SessionData) -> Result<(), SessionError> {
+    session.set_sign_ins(held).await?;
+    session.save().await
+}
+
+/// Where a sign-out ends that does not go through the provider.
+fn home(core: &Core) -> Exit {
+    match &core.after_sign_out {
+        Some(target) => Exit::To(target.as_str().to_owned()),
+        // Without a state, the callback shows the neutral page.
+        None => Exit::To(core.url(&core.config.paths.sign_out_callback)),
+    }
+}
+
+async fn way_out(
+    current: &Current,
+    request: &EndSessionRequest,
+    ending: &[SignIn],
+    hints: &[(Arc<str>, Option<IdToken>)],
+    report: &mut SignOutReport,
+) -> Exit {
+    let core = current.core();
+    let wanted = match &request.back {
+        Back::To(target) => {
+            let allowed = core.allowed.check(target);
+            if allowed.is_none() {
+                tracing::warn!("a place to go after sign-out is not allowed and was left out");
+            }
+            allowed.or_else(|| core.after_sign_out.clone())
+        }
+        Back::Configured | Back::Nowhere => core.after_sign_out.clone(),
+    };
+    let here = match &wanted {
+        Some(target) => Exit::To(target.as_str().to_owned()),
+        None => home(core),
+    };
+    let mut issuers = itinerary(ending, request.issuer.as_deref());
+    if issuers.is_empty() && !current.unopened().is_empty() {
+        // Nobody could be asked who was signed in; the first provider is the best guess.
+        issuers.extend(core.cache.providers().first().map(|p| p.issuer().into()));
+    }
+    if request.local_only || issuers.is_empty() {
+        return here;
+    }
+    let mut rest = issuers.into_iter();
+    while let Some(issuer) = rest.next() {
+        let stored = hints.iter().find(|(of, _)| *of == issuer);
+        let hint = match &request.hint {
+            Hint::Stored => stored.and_then(|(_, token)| token.as_ref()),
+            Hint::Given(token) => Some(token),
+            Hint::None => None,
+        };
+        let Some(provider) = core.cache.provider(&issuer) else {
+            continue;
+        };
+        let Some(metadata) = provider.metadata_within(core.config.metadata_wait).await else {
+            report.provider = ProviderOutcome::Unavailable { issuer };
+            continue;
+        };
+        let Some(endpoint) = &metadata.end_session_endpoint else {
+            report.provider = ProviderOutcome::NoEndpoint { issuer };
+            continue;
+        };
+        let uri = core.url(&core.config.paths.sign_out_callback);
+        let state = crate::id::random_text();
+        let back = !matches!(request.back, Back::Nowhere);
+        let end_session = EndSession {
+            endpoint,
+            client_id: provider.client_id(),
+            hint,
+            back: back.then_some((uri.as_str(), state.as_str())),
+            options: &request.options,
+        };
+        let asks = current.asks();
+        let can_post = !asks.json && !asks.htmx;
+        let exit = end_session.exit(core.config.max_url, core.config.long_url, can_post);
+        let stopped = request.before_navigation.as_ref().is_some_and(|go| {
+            // The app sees where the user would go, not the token that goes along.
+            !go(endpoint)
+        });
+        if stopped {
+            report.provider = ProviderOutcome::NotAsked;
+            return here;
+        }
+        report.provider = ProviderOutcome::Redirected {
+            issuer: issuer.clone(),
+        };
+        let navigation = Navigation {
+            report: report.clone(),
+            issuer,
+        };
+        let outcomes = core
+            .cache
+            .hooks()
+            .navigating(core.cache.tasks(), navigation);
+        report.hooks.extend(outcomes.await);
+        if back {
+            let rest: Vec<String> = rest.map(|issuer| issuer.to_string()).collect();
+            remember(current, &state, wanted.as_ref(), rest, request, report);
+        }
+        return exit;
+    }
+    here
+}
