@@ -9,6 +9,8 @@ use std::{error::Error, fmt, net::SocketAddr, sync::Arc};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use url::Url;
 
+use super::Redacted;
+
 use self::{
     cookies::Jar,
     html::{Document, Form},
@@ -20,7 +22,7 @@ use self::{
 #[non_exhaustive]
 pub enum BrowserError {
     /// This is not an `http` or `https` URL.
-    Url(String),
+    Url(Redacted),
     /// The connection failed, or broke before the answer was complete.
     Connection(String),
     /// More than twenty redirects.
@@ -244,7 +246,8 @@ impl fmt::Debug for TestBrowserBuilder {
 /// *Site* means scheme and registrable domain; without the public suffix list,
 /// that is taken to be the last two labels of a name, and the whole of an
 /// address. `localhost` and `127.0.0.1` are two sites. As in real browsers,
-/// ports do not separate cookies.
+/// ports do not separate cookies. A clone has the same cookies and goes its own way
+/// from there.
 ///
 /// ```no_run
 /// use axum_signout::testing::TestBrowser;
@@ -258,6 +261,7 @@ impl fmt::Debug for TestBrowserBuilder {
 /// assert!(browser.cookie("127.0.0.1", "id").is_some());
 /// # Ok(()) }
 /// ```
+#[derive(Clone)]
 pub struct TestBrowser {
     client: reqwest::Client,
     jar: Jar,
@@ -453,12 +457,27 @@ impl TestBrowser {
         method: Method,
         url: impl AsRef<str>,
     ) -> Result<Page, BrowserError> {
+        self.fetch_with(method, url, &[], None).await
+    }
+
+    /// As [`fetch`](Self::fetch), with headers (which replace the browser's) and a
+    /// body.
+    ///
+    /// # Errors
+    ///
+    /// Those of a navigation.
+    pub async fn fetch_with(
+        &mut self,
+        method: Method,
+        url: impl AsRef<str>,
+        headers: &[(&str, &str)],
+        body: Option<&str>,
+    ) -> Result<Page, BrowserError> {
         let page = self.current()?;
         let url = request::join(page.url(), url.as_ref())?;
-        let mut outgoing = Outgoing::get(url, Initiator::page(&page));
-        outgoing.method = method;
-        outgoing.destination = Destination::Script;
-        self.run(outgoing).await
+        let from = Initiator::page(&page);
+        self.run(Outgoing::script(method, url, from, headers, body))
+            .await
     }
 
     /// The page that is shown.

@@ -206,7 +206,8 @@ impl TestProvider {
     /// Refuses connections from now on and closes those that are open, as a
     /// provider that is down. The port stays this provider's own.
     pub async fn pause(&self) {
-        let task = match std::mem::replace(&mut *self.serving(), Serving::Paused(None)) {
+        let serving = std::mem::replace(&mut *self.serving(), Serving::Paused(None));
+        let task = match serving {
             Serving::Running(task) => task,
             paused @ Serving::Paused(_) => {
                 *self.serving() = paused;

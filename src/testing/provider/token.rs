@@ -110,6 +110,15 @@ fn authenticate(
     Ok(client.clone())
 }
 
+fn claimed_client(headers: &HeaderMap, params: &Params) -> String {
+    headers
+        .get(header::AUTHORIZATION)
+        .and_then(basic_credentials)
+        .map(|(id, _)| id)
+        .or_else(|| params.owned("client_id"))
+        .unwrap_or_default()
+}
+
 /// RFC 6749, section 2.3.1: both halves are form-encoded before Base64.
 fn basic_credentials(value: &HeaderValue) -> Option<(String, String)> {
     let encoded = value.to_str().ok()?.strip_prefix("Basic ")?;
@@ -143,7 +152,7 @@ pub(super) async fn token(
         Ok(members) => no_store(Json(Value::Object(members)).into_response()),
         Err(error) => {
             shared.events.push(Event::TokenRefused {
-                client_id: params.owned("client_id").unwrap_or_default(),
+                client_id: claimed_client(&headers, &params),
                 grant_type: params.owned("grant_type").unwrap_or_default(),
                 error: error.error.clone(),
             });
