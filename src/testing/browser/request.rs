@@ -5,7 +5,11 @@ use std::{error::Error, net::IpAddr, sync::Arc};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use url::{Host, Origin, Url, form_urlencoded};
 
-use super::{BrowserError, Page, PageParts, TestBrowser, cookies::CookieContext};
+use super::{
+    BrowserError, TestBrowser,
+    cookies::CookieContext,
+    page::{Page, PageParts},
+};
 
 pub(super) const MAX_HOPS: usize = 20;
 
