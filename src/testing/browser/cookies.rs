@@ -107,6 +107,10 @@ impl Jar {
     pub(super) fn clear_host(&mut self, host: &str) {
         self.cookies.retain(|cookie| !cookie.domain_matches(host));
     }
+
+    pub(super) fn clear_where(&mut self, such: impl Fn(&str) -> bool) {
+        self.cookies.retain(|cookie| !such(&cookie.domain));
+    }
 }
 
 impl Stored {

@@ -2,16 +2,19 @@
 
 mod cookies;
 mod html;
+mod page;
 mod request;
 
-use std::{error::Error, fmt, net::SocketAddr, sync::Arc};
+use std::{error::Error, fmt, net::SocketAddr};
 
-use axum::http::{HeaderMap, Method, StatusCode, header};
-use url::Url;
+use axum::http::Method;
 
+use super::Redacted;
+
+pub use self::page::Page;
 use self::{
     cookies::Jar,
-    html::{Document, Form},
+    html::Form,
     request::{Destination, Initiator, Outgoing},
 };
 
@@ -20,7 +23,7 @@ use self::{
 #[non_exhaustive]
 pub enum BrowserError {
     /// This is not an `http` or `https` URL.
-    Url(String),
+    Url(Redacted),
     /// The connection failed, or broke before the answer was complete.
     Connection(String),
     /// More than twenty redirects.
@@ -44,122 +47,6 @@ impl fmt::Display for BrowserError {
 }
 
 impl Error for BrowserError {}
-
-/// An answer that a [`TestBrowser`] received. Cheap to clone.
-#[derive(Clone)]
-pub struct Page(Arc<PageParts>);
-
-struct PageParts {
-    method: Method,
-    url: Url,
-    status: StatusCode,
-    headers: HeaderMap,
-    request_headers: HeaderMap,
-    body: String,
-}
-
-impl Page {
-    /// The method of the request.
-    #[must_use]
-    pub fn method(&self) -> &Method {
-        &self.0.method
-    }
-
-    /// The URL of the request.
-    #[must_use]
-    pub fn url(&self) -> &Url {
-        &self.0.url
-    }
-
-    /// The status.
-    #[must_use]
-    pub fn status(&self) -> StatusCode {
-        self.0.status
-    }
-
-    /// The headers of the answer.
-    #[must_use]
-    pub fn headers(&self) -> &HeaderMap {
-        &self.0.headers
-    }
-
-    /// One header of the answer, when it is text.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.0.headers.get(name)?.to_str().ok()
-    }
-
-    /// The headers of the request, cookies included.
-    #[must_use]
-    pub fn request_headers(&self) -> &HeaderMap {
-        &self.0.request_headers
-    }
-
-    /// The body; what is not UTF-8 is replaced.
-    #[must_use]
-    pub fn body(&self) -> &str {
-        &self.0.body
-    }
-
-    /// The body as JSON.
-    ///
-    /// # Errors
-    ///
-    /// When it is none.
-    pub fn json(&self) -> Result<serde_json::Value, serde_json::Error> {
-        serde_json::from_str(self.body())
-    }
-
-    /// Where a redirect leads, resolved; `None` for an answer that is none.
-    #[must_use]
-    pub fn location(&self) -> Option<Url> {
-        if !self.status().is_redirection() {
-            return None;
-        }
-        self.url().join(self.header("location")?).ok()
-    }
-
-    /// A parameter of the URL's query.
-    #[must_use]
-    pub fn query(&self, name: &str) -> Option<String> {
-        self.url()
-            .query_pairs()
-            .find(|(candidate, _)| candidate == name)
-            .map(|(_, value)| value.into_owned())
-    }
-
-    /// Every `Set-Cookie` header of the answer.
-    pub fn set_cookies(&self) -> impl Iterator<Item = &str> {
-        self.0
-            .headers
-            .get_all(header::SET_COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-    }
-
-    /// Whether the page has an element with this `id`.
-    #[must_use]
-    pub fn has_id(&self, id: &str) -> bool {
-        self.document().ids.iter().any(|one| one == id)
-    }
-
-    fn document(&self) -> Document {
-        Document::parse(self.body())
-    }
-}
-
-impl fmt::Debug for Page {
-    /// Leaves out the query, the headers and the body, where secrets are.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut url = self.0.url.clone();
-        url.set_query(None);
-        f.debug_struct("Page")
-            .field("method", &self.0.method)
-            .field("url", &url.as_str())
-            .field("status", &self.0.status)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Sets up a [`TestBrowser`].
 #[must_use]
@@ -244,7 +131,8 @@ impl fmt::Debug for TestBrowserBuilder {
 /// *Site* means scheme and registrable domain; without the public suffix list,
 /// that is taken to be the last two labels of a name, and the whole of an
 /// address. `localhost` and `127.0.0.1` are two sites. As in real browsers,
-/// ports do not separate cookies.
+/// ports do not separate cookies. A clone has the same cookies and goes its own way
+/// from there.
 ///
 /// ```no_run
 /// use axum_signout::testing::TestBrowser;
@@ -258,6 +146,7 @@ impl fmt::Debug for TestBrowserBuilder {
 /// assert!(browser.cookie("127.0.0.1", "id").is_some());
 /// # Ok(()) }
 /// ```
+#[derive(Clone)]
 pub struct TestBrowser {
     client: reqwest::Client,
     jar: Jar,
@@ -453,12 +342,27 @@ impl TestBrowser {
         method: Method,
         url: impl AsRef<str>,
     ) -> Result<Page, BrowserError> {
+        self.fetch_with(method, url, &[], None).await
+    }
+
+    /// As [`fetch`](Self::fetch), with headers (which replace the browser's) and a
+    /// body.
+    ///
+    /// # Errors
+    ///
+    /// Those of a navigation.
+    pub async fn fetch_with(
+        &mut self,
+        method: Method,
+        url: impl AsRef<str>,
+        headers: &[(&str, &str)],
+        body: Option<&str>,
+    ) -> Result<Page, BrowserError> {
         let page = self.current()?;
         let url = request::join(page.url(), url.as_ref())?;
-        let mut outgoing = Outgoing::get(url, Initiator::page(&page));
-        outgoing.method = method;
-        outgoing.destination = Destination::Script;
-        self.run(outgoing).await
+        let from = Initiator::page(&page);
+        self.run(Outgoing::script(method, url, from, headers, body))
+            .await
     }
 
     /// The page that is shown.

@@ -1,12 +1,15 @@
 //! One request with its redirects, as a browser sends it.
 
-use std::error::Error;
-use std::sync::Arc;
+use std::{error::Error, net::IpAddr, sync::Arc};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use url::{Host, Origin, Url, form_urlencoded};
 
-use super::{BrowserError, Page, PageParts, TestBrowser, cookies::CookieContext};
+use super::{
+    BrowserError, TestBrowser,
+    cookies::CookieContext,
+    page::{Page, PageParts},
+};
 
 pub(super) const MAX_HOPS: usize = 20;
 
@@ -51,6 +54,7 @@ pub(super) struct Outgoing {
     pub(super) url: Url,
     pub(super) initiator: Initiator,
     pub(super) destination: Destination,
+    headers: Vec<(String, String)>,
     body: Option<String>,
 }
 
@@ -61,7 +65,27 @@ impl Outgoing {
             url,
             initiator,
             destination: Destination::Window,
+            headers: Vec::new(),
             body: None,
+        }
+    }
+
+    pub(super) fn script(
+        method: Method,
+        url: Url,
+        initiator: Initiator,
+        headers: &[(&str, &str)],
+        body: Option<&str>,
+    ) -> Self {
+        let headers = headers.iter();
+        Self {
+            method,
+            destination: Destination::Script,
+            headers: headers
+                .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+            body: body.map(str::to_owned),
+            ..Self::get(url, initiator)
         }
     }
 
@@ -75,10 +99,8 @@ impl Outgoing {
             .finish();
         Self {
             method: Method::POST,
-            url,
-            initiator,
-            destination: Destination::Window,
             body: Some(body),
+            ..Self::get(url, initiator)
         }
     }
 
@@ -215,6 +237,11 @@ impl TestBrowser {
                     self.jar.store(&outgoing.url, value, context);
                 }
             }
+            if clears_cookies(&answer) && super::cookies::trustworthy(&outgoing.url) {
+                self.jar.clear_where(|domain| {
+                    site_of(domain) == outgoing.url.host_str().map(site_of).unwrap_or_default()
+                });
+            }
         }
         Ok(Page(Arc::new(PageParts {
             method: outgoing.method.clone(),
@@ -269,11 +296,26 @@ impl TestBrowser {
             let form = "application/x-www-form-urlencoded";
             set(&mut headers, header::CONTENT_TYPE, form);
         }
+        for (name, value) in &outgoing.headers {
+            if let Ok(name) = name.parse() {
+                set(&mut headers, name, value);
+            }
+        }
         headers
     }
 }
 
 const NAVIGATION_ACCEPT: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+
+/// `Clear-Site-Data`, which takes the cookies of the same answer along.
+fn clears_cookies(answer: &HeaderMap) -> bool {
+    answer
+        .get_all("clear-site-data")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|kind| matches!(kind.trim(), "\"cookies\"" | "\"*\""))
+}
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
@@ -296,7 +338,7 @@ pub(super) fn join(base: &Url, reference: &str) -> Result<Url, BrowserError> {
 fn http_only(url: Result<Url, url::ParseError>, text: &str) -> Result<Url, BrowserError> {
     url.ok()
         .filter(|url| matches!(url.scheme(), "http" | "https"))
-        .ok_or_else(|| BrowserError::Url(text.to_owned()))
+        .ok_or_else(|| BrowserError::Url(text.into()))
 }
 
 /// Without the URL, whose query may hold a code.
@@ -322,11 +364,17 @@ fn site(url: &Url) -> Option<(&str, String)> {
         return None;
     }
     let domain = match url.host()? {
-        Host::Domain(name) => {
-            let labels: Vec<_> = name.split('.').collect();
-            labels[labels.len().saturating_sub(2)..].join(".")
-        }
+        Host::Domain(name) => site_of(name),
         address => address.to_string(),
     };
     Some((url.scheme(), domain))
+}
+
+/// The registrable domain of a host.
+fn site_of(host: &str) -> String {
+    if host.parse::<IpAddr>().is_ok() || host.starts_with('[') {
+        return host.to_owned();
+    }
+    let labels: Vec<_> = host.split('.').collect();
+    labels[labels.len().saturating_sub(2)..].join(".")
 }

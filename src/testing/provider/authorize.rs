@@ -14,6 +14,7 @@ use super::{
     Shared,
     config::{ClientAuth, TestClient},
     events::Event,
+    faults::Endpoint,
     pages,
     params::Params,
     state::{self, AuthorizeRequest, Code, Grant, Session},
@@ -405,6 +406,9 @@ fn answer(
     if shared.habits.response_iss {
         fields.push(("iss".to_owned(), shared.issuer.clone()));
     }
+    shared
+        .faults
+        .edit_redirect(Endpoint::Authorize, &mut fields);
     if request.form_post {
         return pages::form_post(&request.redirect_uri, &fields);
     }

@@ -16,6 +16,7 @@ use super::{
     authorize::{redirect, request_params},
     config::TestClient,
     events::{BackChannelCall, Event},
+    faults::Endpoint,
     keys::{JwtBuilder, random},
     pages,
     params::Params,
@@ -44,7 +45,7 @@ pub(super) async fn end_session(
         let mut state = shared.lock();
         state.note_secrets_of(&params);
         let target = match target(&state, &params) {
-            Ok(target) => target,
+            Ok(target) => target.map(|target| edited(&shared, target)),
             Err(reason) => {
                 drop(state);
                 shared.events.push(Event::EndSessionRefused {
@@ -84,7 +85,7 @@ pub(super) async fn end_session(
 
 /// Where the sign-out ends, `state` included; `None` for the provider's own
 /// page.
-fn target(state: &state::State, params: &Params) -> Result<Option<String>, &'static str> {
+fn target(state: &state::State, params: &Params) -> Result<Option<Url>, &'static str> {
     if params.doubled().is_some() {
         return Err("A parameter is there twice.");
     }
@@ -123,7 +124,21 @@ fn target(state: &state::State, params: &Params) -> Result<Option<String>, &'sta
     if let Some(state) = params.get("state") {
         target.query_pairs_mut().append_pair("state", state);
     }
-    Ok(Some(target.into()))
+    Ok(Some(target))
+}
+
+/// The target, with the faults that strike it.
+fn edited(shared: &Shared, mut target: Url) -> String {
+    let mut fields: Vec<_> = target.query_pairs().into_owned().collect();
+    let before = fields.clone();
+    shared
+        .faults
+        .edit_redirect(Endpoint::EndSession, &mut fields);
+    // A registered query is left as it was written.
+    if fields != before {
+        target.query_pairs_mut().clear().extend_pairs(fields);
+    }
+    target.into()
 }
 
 pub(super) async fn confirm(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {

@@ -8,6 +8,7 @@ use std::{
 use axum::http::StatusCode;
 use tokio::sync::watch;
 
+use super::faults::Endpoint;
 use crate::testing::Redacted;
 
 /// What kind of token it was.
@@ -168,6 +169,12 @@ pub enum Event {
     },
     /// A new signing key is in use.
     KeysRotated,
+    /// A request came in that a fault strikes. Other events follow only if it
+    /// is handled all the same.
+    Faulted {
+        /// The most general name of its endpoint: `Token`, not `Refresh`.
+        endpoint: Endpoint,
+    },
 }
 
 /// How a client answered a logout token.
@@ -225,10 +232,8 @@ impl EventLog {
         let mut length = self.length.subscribe();
         loop {
             length.mark_unchanged();
-            let found = {
-                let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-                events.iter().find(|event| wanted(event)).cloned()
-            };
+            // Copied, so that `wanted` may ask the provider about its events.
+            let found = self.all().into_iter().find(|event| wanted(event));
             if let Some(event) = found {
                 return event;
             }

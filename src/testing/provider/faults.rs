@@ -69,10 +69,14 @@ pub enum Fault {
     /// megabyte.
     Huge,
     /// A member of the JSON answer is set to this value. With `issuer` at
-    /// discovery, the document names the wrong issuer.
+    /// discovery, the document names the wrong issuer. At
+    /// [`Endpoint::Authorize`] and [`Endpoint::EndSession`] it is a parameter
+    /// of the redirect back to the client, such as `iss` or `state`, and
+    /// redirects are what is counted.
     Set(String, Value),
     /// A member of the JSON answer is left out: `end_session_endpoint`,
-    /// `revocation_endpoint`, `refresh_token`, `id_token`, …
+    /// `revocation_endpoint`, `refresh_token`, `id_token`, … Redirects as with
+    /// [`Set`](Self::Set).
     Without(String),
     /// No new refresh token; the old one stays good.
     NoRefreshToken,
@@ -233,6 +237,13 @@ struct Injected {
     left: Option<usize>,
 }
 
+impl Injected {
+    fn edits_redirect(&self) -> bool {
+        matches!(self.endpoint, Endpoint::Authorize | Endpoint::EndSession)
+            && matches!(self.fault, Fault::Set(..) | Fault::Without(_))
+    }
+}
+
 impl Faults {
     /// From now on until [`clear`](Self::clear).
     pub fn always(&self, endpoint: Endpoint, fault: Fault) {
@@ -269,12 +280,31 @@ impl Faults {
 
     /// Uses up the faults for one request.
     pub(super) fn take(&self, endpoints: &[Endpoint]) -> Active {
+        self.take_such(|injected| {
+            endpoints.contains(&injected.endpoint) && !injected.edits_redirect()
+        })
+    }
+
+    /// Uses up the faults for one redirect, and lets them have its parameters.
+    pub(super) fn edit_redirect(&self, endpoint: Endpoint, fields: &mut Vec<(String, String)>) {
+        let active =
+            self.take_such(|injected| injected.endpoint == endpoint && injected.edits_redirect());
+        for fault in active.0 {
+            let (name, value) = match fault {
+                Fault::Set(name, Value::String(value)) => (name, Some(value)),
+                Fault::Set(name, value) => (name, Some(value.to_string())),
+                Fault::Without(name) => (name, None),
+                _ => continue,
+            };
+            fields.retain(|(field, _)| *field != name);
+            fields.extend(value.map(|value| (name, value)));
+        }
+    }
+
+    fn take_such(&self, such: impl Fn(&Injected) -> bool) -> Active {
         let mut injected = self.lock();
         let mut active = Vec::new();
-        for entry in injected
-            .iter_mut()
-            .filter(|entry| endpoints.contains(&entry.endpoint))
-        {
+        for entry in injected.iter_mut().filter(|entry| such(entry)) {
             if let Some(left) = &mut entry.left {
                 if *left == 0 {
                     continue;

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Shared,
+    events::Event,
     faults::{Active, Endpoint, Fault},
     net::Connection,
     params::Params,
@@ -31,7 +32,13 @@ pub(super) async fn inject(
     let Ok(body) = to_bytes(body, BODY_LIMIT).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
-    let active = shared.faults.take(&endpoints(parts.uri.path(), &body));
+    let endpoints = endpoints(parts.uri.path(), &body);
+    let active = shared.faults.take(&endpoints);
+    if let Some(&endpoint) = endpoints.first()
+        && !active.0.is_empty()
+    {
+        shared.events.push(Event::Faulted { endpoint });
+    }
     for fault in &active.0 {
         if let Some(response) = before(fault, &connection).await {
             return response;

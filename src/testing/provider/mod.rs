@@ -1,11 +1,13 @@
 //! An OpenID provider inside the process.
 
 mod authorize;
+mod client_auth;
 mod config;
 mod end_session;
 mod events;
 mod faults;
 mod inject;
+mod inspect;
 mod keys;
 mod metadata;
 mod net;
@@ -206,7 +208,8 @@ impl TestProvider {
     /// Refuses connections from now on and closes those that are open, as a
     /// provider that is down. The port stays this provider's own.
     pub async fn pause(&self) {
-        let task = match std::mem::replace(&mut *self.serving(), Serving::Paused(None)) {
+        let serving = std::mem::replace(&mut *self.serving(), Serving::Paused(None));
+        let task = match serving {
             Serving::Running(task) => task,
             paused @ Serving::Paused(_) => {
                 *self.serving() = paused;
@@ -482,9 +485,12 @@ fn router(shared: &Arc<Shared>) -> Router {
         .route("/login", post(authorize::login))
         .route("/consent", post(authorize::consent))
         .route("/token", post(token::token))
-        .route("/revoke", post(token::revoke))
-        .route("/introspect", post(token::introspect))
-        .route("/userinfo", get(token::user_info).post(token::user_info))
+        .route("/revoke", post(inspect::revoke))
+        .route("/introspect", post(inspect::introspect))
+        .route(
+            "/userinfo",
+            get(inspect::user_info).post(inspect::user_info),
+        )
         .route(
             "/end_session",
             get(end_session::end_session).post(end_session::end_session),

@@ -1,4 +1,4 @@
-//! The token endpoint, and those that look at tokens.
+//! The token endpoint.
 
 use std::sync::Arc;
 
@@ -6,18 +6,17 @@ use axum::{
     Json,
     body::Bytes,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::{Map, Value, json};
-use url::form_urlencoded;
+use serde_json::{Map, Value};
 
 use super::{
     Shared,
     authorize::is_resource,
+    client_auth::{OAuthError, authenticate, claimed_client, no_store},
     config::{ClientAuth, TestClient},
-    events::{Event, TokenKind},
+    events::Event,
     faults::{Active, IdTokenFault},
     keys::{JwtBuilder, base64url, sha256},
     params::Params,
@@ -27,103 +26,6 @@ use super::{
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
-
-/// An error answer (RFC 6749, section 5.2).
-#[derive(Debug)]
-pub(super) struct OAuthError {
-    error: String,
-    description: &'static str,
-    claims: Option<String>,
-}
-
-impl OAuthError {
-    fn new(error: &str, description: &'static str) -> Self {
-        Self {
-            error: error.to_owned(),
-            description,
-            claims: None,
-        }
-    }
-}
-
-impl IntoResponse for OAuthError {
-    fn into_response(self) -> Response {
-        let mut body = json!({ "error": self.error, "error_description": self.description });
-        if let Some(claims) = self.claims {
-            body["claims"] = claims.into();
-        }
-        let status = if self.error == "invalid_client" {
-            StatusCode::UNAUTHORIZED
-        } else {
-            StatusCode::BAD_REQUEST
-        };
-        let mut response = no_store((status, Json(body)).into_response());
-        if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(
-                header::WWW_AUTHENTICATE,
-                HeaderValue::from_static("Basic realm=\"test provider\""),
-            );
-        }
-        response
-    }
-}
-
-fn no_store(mut response: Response) -> Response {
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-/// Finds out which client asks, and has it prove itself by the registered
-/// method.
-fn authenticate(
-    state: &mut state::State,
-    headers: &HeaderMap,
-    params: &Params,
-) -> Result<TestClient, OAuthError> {
-    let refused = || OAuthError::new("invalid_client", "client authentication failed");
-    let basic = headers
-        .get(header::AUTHORIZATION)
-        .map(|value| basic_credentials(value).ok_or_else(refused))
-        .transpose()?;
-    if let Some((_, secret)) = &basic {
-        state.note_secret(secret);
-    }
-    let posted = params.get("client_secret");
-    let id = match (&basic, params.get("client_id")) {
-        (Some((id, _)), None) => id.as_str(),
-        (Some((id, _)), Some(posted)) if id == posted => posted,
-        (None, Some(posted)) => posted,
-        _ => return Err(refused()),
-    };
-    let client = state.clients.get(id).ok_or_else(refused)?;
-    let presented = match client.auth {
-        ClientAuth::SecretBasic if posted.is_none() => basic.map(|(_, secret)| secret),
-        ClientAuth::SecretPost if basic.is_none() => posted.map(str::to_owned),
-        ClientAuth::None if basic.is_none() && posted.is_none() => None,
-        _ => return Err(refused()),
-    };
-    if presented != client.secret {
-        return Err(refused());
-    }
-    Ok(client.clone())
-}
-
-/// RFC 6749, section 2.3.1: both halves are form-encoded before Base64.
-fn basic_credentials(value: &HeaderValue) -> Option<(String, String)> {
-    let encoded = value.to_str().ok()?.strip_prefix("Basic ")?;
-    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (id, secret) = decoded.split_once(':')?;
-    Some((form_decode(id), form_decode(secret)))
-}
-
-fn form_decode(text: &str) -> String {
-    form_urlencoded::parse(format!("v={text}").as_bytes())
-        .next()
-        .map(|(_, value)| value.into_owned())
-        .unwrap_or_default()
-}
 
 pub(super) async fn token(
     State(shared): State<Arc<Shared>>,
@@ -143,7 +45,7 @@ pub(super) async fn token(
         Ok(members) => no_store(Json(Value::Object(members)).into_response()),
         Err(error) => {
             shared.events.push(Event::TokenRefused {
-                client_id: params.owned("client_id").unwrap_or_default(),
+                client_id: claimed_client(&headers, &params),
                 grant_type: params.owned("grant_type").unwrap_or_default(),
                 error: error.error.clone(),
             });
@@ -516,137 +418,4 @@ fn audience(params: &Params, granted: &[String]) -> Vec<String> {
     } else {
         asked
     }
-}
-
-pub(super) async fn revoke(
-    State(shared): State<Arc<Shared>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let params = Params::parse(&body);
-    let mut state = shared.lock();
-    state.note_secrets_of(&params);
-    let result = authenticate(&mut state, &headers, &params)
-        .and_then(|client| revoke_for(&shared, &mut state, &client, &params));
-    match result {
-        Ok(()) => no_store(StatusCode::OK.into_response()),
-        Err(error) => {
-            shared.events.push(Event::RevocationRefused {
-                error: error.error.clone(),
-            });
-            error.into_response()
-        }
-    }
-}
-
-fn revoke_for(
-    shared: &Shared,
-    state: &mut state::State,
-    client: &TestClient,
-    params: &Params,
-) -> Result<(), OAuthError> {
-    let token = params
-        .get("token")
-        .ok_or_else(|| OAuthError::new("invalid_request", "token is missing"))?;
-    let mut kind = None;
-    if let Some(record) = state.access_tokens.get_mut(token) {
-        if record.client_id != client.id {
-            return Err(OAuthError::new("invalid_grant", "another client's token"));
-        }
-        if shared.habits.jwt_access_tokens {
-            return Err(OAuthError::new("unsupported_token_type", "a JWT"));
-        }
-        record.revoked = true;
-        kind = Some(TokenKind::Access);
-    } else if let Some(record) = state.refresh_tokens.get_mut(token) {
-        let grant = &mut state.grants[record.grant];
-        if grant.client_id != client.id {
-            return Err(OAuthError::new("invalid_grant", "another client's token"));
-        }
-        record.revoked = true;
-        // RFC 7009, section 2.1: the access tokens of the grant too.
-        grant.revoked = true;
-        kind = Some(TokenKind::Refresh);
-    }
-    shared.events.push(Event::Revoked {
-        client_id: client.id.clone(),
-        kind,
-        token: token.into(),
-    });
-    Ok(())
-}
-
-pub(super) async fn introspect(
-    State(shared): State<Arc<Shared>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let params = Params::parse(&body);
-    let mut state = shared.lock();
-    state.note_secrets_of(&params);
-    let client = match authenticate(&mut state, &headers, &params) {
-        Ok(client) => client,
-        Err(error) => return error.into_response(),
-    };
-    let token = params.get("token").unwrap_or_default();
-    let active = state.is_active(token);
-    shared.events.push(Event::Introspected {
-        client_id: client.id,
-        active,
-    });
-    if !active {
-        return no_store(Json(json!({ "active": false })).into_response());
-    }
-    no_store(Json(describe(&shared, &state, token)).into_response())
-}
-
-fn describe(shared: &Shared, state: &state::State, token: &str) -> Value {
-    let mut answer = json!({ "active": true, "iss": shared.issuer });
-    let grant = if let Some(record) = state.access_tokens.get(token) {
-        answer["client_id"] = record.client_id.as_str().into();
-        answer["scope"] = record.scopes.join(" ").into();
-        answer["aud"] = json!(record.audience);
-        answer["iat"] = record.issued.into();
-        answer["exp"] = record.expires.into();
-        answer["token_type"] = "Bearer".into();
-        record.grant
-    } else {
-        state.refresh_tokens.get(token).map(|record| record.grant)
-    };
-    if let Some(grant) = grant.and_then(|grant| state.grants.get(grant)) {
-        answer["sub"] = grant.subject.as_str().into();
-        answer["sid"] = grant.sid.as_str().into();
-        if answer.get("scope").is_none() {
-            answer["client_id"] = grant.client_id.as_str().into();
-            answer["scope"] = grant.scopes.join(" ").into();
-        }
-    }
-    answer
-}
-
-pub(super) async fn user_info(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    let state = shared.lock();
-    let grant = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
-        .and_then(|token| state.access_tokens.get(token))
-        .filter(|token| state.access_token_active(token))
-        .and_then(|token| state.grants.get(token.grant?));
-    shared.events.push(Event::UserInfoFetched {
-        subject: grant.map(|grant| grant.subject.clone()),
-    });
-    let Some(grant) = grant else {
-        return (
-            StatusCode::UNAUTHORIZED,
-            [(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")],
-        )
-            .into_response();
-    };
-    let mut claims = state
-        .users
-        .get(&grant.login)
-        .map(|user| user.claims.clone())
-        .unwrap_or_default();
-    claims.insert("sub".to_owned(), grant.subject.as_str().into());
-    no_store(Json(Value::Object(claims)).into_response())
 }
