@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-// pub use self::memory::{MemoryTokenStore, MemoryTokenStoreBuilder};
+pub use self::memory::{MemoryTokenStore, MemoryTokenStoreBuilder};
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::Timestamp;
