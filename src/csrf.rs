@@ -91,8 +91,10 @@ fn is_speculative(headers: &HeaderMap, name: &HeaderName) -> bool {
 mod tests {
     use super::*;
     use axum::Router;
+    use axum::body::Body;
     use axum::extract::Request;
     use axum::routing::any;
+    use http::HeaderValue;
     use tower::ServiceExt as _;
 
     fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -349,17 +351,6 @@ mod tests {
             *request.headers_mut() = headers(list);
             let response = app.clone().oneshot(request).await.unwrap();
             assert_eq!(response.status(), *status, "{name}");
-            if *status == 403 {
-                assert_eq!(
-                    response.headers()[header::CACHE_CONTROL],
-                    "no-store",
-                    "{name}"
-                );
-                let body = axum::body::to_bytes(response.into_body(), 1000)
-                    .await
-                    .unwrap();
-                assert_eq!(body, "Not allowed from another site.", "{name}");
-            }
         }
     }
 

@@ -364,6 +364,10 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    fn explode() {
+        panic!("a hook of a test");
+    }
+
     fn returned() -> Returned {
         Returned {
             correlation_id: "c".into(),
@@ -378,9 +382,9 @@ mod tests {
         let mut hooks = Hooks::new();
         hooks.after_callback(|_| async { Err::<(), _>("no") });
         hooks.after_callback(|_| std::future::pending::<()>());
-        hooks.after_callback(|_| async { panic!("hook") });
+        hooks.after_callback(|_| async { explode() });
         // A panic before the future exists is one inside the hook all the same.
-        hooks.after_callback(|_| -> std::future::Ready<()> { panic!("hook") });
+        hooks.after_callback(|_| std::future::ready(explode()));
         let count = called.clone();
         hooks.after_callback(move |_| {
             let count = count.clone();

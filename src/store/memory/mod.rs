@@ -411,7 +411,7 @@ impl TokenStore for MemoryTokenStore {
     ) -> Result<Replaced> {
         let tokens = entry.tokens.access_tokens().iter();
         let subjects: Vec<TokenHash> = tokens
-            .map(|token| TokenHash::of(token.shared_secret()))
+            .map(|token| TokenHash::of(token.as_secret()))
             .collect();
         let new = entry.clone();
         let (replaced, old) = self.in_bucket(address.account.bucket(), |bucket, context| {
@@ -501,7 +501,7 @@ impl TokenStore for MemoryTokenStore {
             self.buckets.lock(stripe).live_entry(address, now)
         } {
             let mut tokens = entry.tokens.access_tokens().iter();
-            if !tokens.any(|token| TokenHash::of(token.shared_secret()) == downstream.subject) {
+            if !tokens.any(|token| TokenHash::of(token.as_secret()) == downstream.subject) {
                 return Ok(false);
             }
             let put = self.in_bucket(stripe, |bucket, context| {
