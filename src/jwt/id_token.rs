@@ -333,15 +333,14 @@ fn check_unchanged(
     if let (Some(new), Ok(Some(old))) = (
         claims.optional_string("nonce")?,
         held.optional_string("nonce"),
-    ) {
-        if new != old {
-            return Err(IdTokenError::NonceChanged);
-        }
+    ) && new != old
+    {
+        return Err(IdTokenError::NonceChanged);
     }
-    if let (Some(new), Ok(Some(old))) = (auth_time, held.optional_time("auth_time")) {
-        if new != old {
-            return Err(IdTokenError::AuthTimeChanged);
-        }
+    if let (Some(new), Ok(Some(old))) = (auth_time, held.optional_time("auth_time"))
+        && new != old
+    {
+        return Err(IdTokenError::AuthTimeChanged);
     }
     Ok(())
 }

@@ -159,10 +159,10 @@ fn reached_nobody(error: &(dyn StdError + 'static)) -> bool {
     // Some chains are long, none is honest beyond this.
     for _ in 0..16 {
         let Some(error) = next else { break };
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            if error.kind() == io::ErrorKind::ConnectionRefused {
-                return true;
-            }
+        if let Some(error) = error.downcast_ref::<io::Error>()
+            && error.kind() == io::ErrorKind::ConnectionRefused
+        {
+            return true;
         }
         next = error.source();
     }

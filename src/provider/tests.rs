@@ -569,6 +569,30 @@ async fn hmac_needs_no_keys_from_anywhere() {
 // Requests.
 
 #[tokio::test]
+async fn nothing_leaves_in_the_clear_even_if_an_endpoint_slipped_through() {
+    let fake = Arc::new(Fake::up());
+    let client = {
+        let fake = Arc::clone(&fake);
+        move |request: HttpRequest| {
+            let fake = Arc::clone(&fake);
+            async move { fake.answer(request).await }
+        }
+    };
+    let http = super::http::Http::new(client, Duration::from_secs(1));
+    for url in [
+        "http://op.example.com/keys",
+        "/keys",
+        "ftp://localhost/keys",
+    ] {
+        let outcome = super::http::get_json(&http, url).await;
+        assert!(outcome.is_err(), "{url}");
+    }
+    assert_eq!(fake.count().1, 0);
+    let outcome = super::http::get_json(&http, "http://localhost/keys").await;
+    assert!(outcome.is_ok());
+}
+
+#[tokio::test]
 async fn the_authorization_url_has_what_it_must_and_keeps_what_the_endpoint_had() {
     let w = world_with(Fake::up(), |builder| {
         builder

@@ -5,7 +5,9 @@ use serde_json::json;
 
 use super::*;
 
-fn judged(status: u16, headers: &[(&str, &str)], body: &str) -> Result<TokenAnswer, TokenError> {
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
+fn judged(status: u16, headers: Headers<'_>, body: &str) -> Result<TokenAnswer, TokenError> {
     let mut answer = Response::builder().status(status);
     for (name, value) in headers {
         answer = answer.header(*name, *value);
@@ -28,9 +30,9 @@ fn answers_without_tokens() {
         code: code.into(),
         claims: claims.map(Into::into),
     };
-    let after: &[(&str, &str)] = &[("retry-after", "30")];
-    let none: &[(&str, &str)] = &[];
-    let rows: Vec<(&str, u16, &[(&str, &str)], String, TokenError)> = vec![
+    let after: Headers = &[("retry-after", "30")];
+    let none: Headers = &[];
+    let rows: Vec<(&str, u16, Headers, String, TokenError)> = vec![
         (
             "invalid_grant",
             400,
