@@ -149,14 +149,14 @@ impl Account {
                 .map(|name| Some(claims.get(name)?.as_str()?.to_owned()))
                 .collect()
         };
-        if !identity.is_empty() {
-            if let Some(values) = chosen() {
-                let mut parts: Vec<&[u8]> = vec![b"claims"];
-                for (name, value) in identity.iter().zip(&values) {
-                    parts.extend([name.as_bytes(), value.as_bytes()]);
-                }
-                return AccountHash::of(&parts);
+        if !identity.is_empty()
+            && let Some(values) = chosen()
+        {
+            let mut parts: Vec<&[u8]> = vec![b"claims"];
+            for (name, value) in identity.iter().zip(&values) {
+                parts.extend([name.as_bytes(), value.as_bytes()]);
             }
+            return AccountHash::of(&parts);
         }
         AccountHash::of(&[
             b"subject",

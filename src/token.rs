@@ -344,10 +344,9 @@ impl TokenSet {
         // A token type serializes to the text it came from; one that does not is left at the default.
         if let Ok(serde_json::Value::String(token_type)) =
             serde_json::to_value(response.token_type())
+            && !token_type.eq_ignore_ascii_case("bearer")
         {
-            if !token_type.eq_ignore_ascii_case("bearer") {
-                access = access.with_type(token_type);
-            }
+            access = access.with_type(token_type);
         }
         let mut set = Self::new().with_access_token(access);
         if let Some(refresh) = response.refresh_token() {

@@ -89,9 +89,6 @@ pub(crate) struct VerifiedIdToken {
     subject: Box<str>,
     sid: Option<Box<str>>,
     issued_at: Timestamp,
-    expires: Timestamp,
-    auth_time: Option<Timestamp>,
-    acr: Option<Box<str>>,
 }
 
 impl VerifiedIdToken {
@@ -110,20 +107,6 @@ impl VerifiedIdToken {
     /// By the provider's clock.
     pub(crate) fn issued_at(&self) -> Timestamp {
         self.issued_at
-    }
-
-    /// By the provider's clock.
-    pub(crate) fn expires(&self) -> Timestamp {
-        self.expires
-    }
-
-    /// By the provider's clock.
-    pub(crate) fn auth_time(&self) -> Option<Timestamp> {
-        self.auth_time
-    }
-
-    pub(crate) fn acr(&self) -> Option<&str> {
-        self.acr.as_deref()
     }
 }
 
@@ -251,9 +234,6 @@ impl IdTokenRules {
             subject: subject.into(),
             sid: claims.sid()?.map(Into::into),
             issued_at,
-            expires,
-            auth_time,
-            acr: claims.optional_string("acr")?.map(Into::into),
         })
     }
 

@@ -659,7 +659,7 @@ fn form<'a>(form: &'a [(String, String)], name: &str) -> Option<&'a str> {
 
 const TOKENS: &str = r#"{"access_token":"at","token_type":"Bearer","expires_in":60,"refresh_token":"rt","id_token":"a.b.c"}"#;
 
-async fn exchange(provider: &Provider) -> Result<TokenAnswer, TokenError> {
+async fn exchange(provider: &Provider) -> Result<super::token_endpoint::TokenAnswer, TokenError> {
     let exchange = CodeExchange {
         code: "the code",
         pkce_verifier: "verifier",
