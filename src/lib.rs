@@ -16,6 +16,9 @@ mod token;
 // Floor 2: ports.
 pub mod store;
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
 pub use crate::account::Account;
 pub use crate::cause::Cause;
 pub use crate::error::{ConfigError, Error, ErrorKind};
