@@ -219,7 +219,13 @@ mod tests {
             .with_access_token(token("first", &["openid"], 1000))
             .with_access_token(token("mail", &["mail", "send"], 2000))
             .with_access_token(token("api", &["mail"], 2000).with_resource("https://api"));
-        let rows: [(&[&str], Option<&str>, i64, Option<&str>); 8] = [
+        type Row = (
+            &'static [&'static str],
+            Option<&'static str>,
+            i64,
+            Option<&'static str>,
+        );
+        let rows: [Row; 8] = [
             (&[], None, 0, Some("first")),
             (&[], None, 990, None),
             (&["mail"], None, 0, Some("mail")),

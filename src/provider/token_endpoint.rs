@@ -37,10 +37,10 @@ pub(crate) struct CodeExchange<'a> {
 pub(crate) struct TokenAnswer {
     pub(crate) tokens: TokenSet,
     /// When the provider wants the access token refreshed, from now: an extension of Entra.
-    #[expect(dead_code, reason = "read by what refreshes ahead of time")]
+    #[allow(dead_code, reason = "read by what refreshes ahead of time")]
     pub(crate) refresh_in: Option<Duration>,
     /// What was issued (RFC 8693, section 2.2.1).
-    #[expect(dead_code, reason = "read by token exchange")]
+    #[allow(dead_code, reason = "read by token exchange")]
     pub(crate) issued_token_type: Option<Box<str>>,
 }
 
