@@ -237,6 +237,9 @@ macro_rules! __store_contract_rows {
                 any_operation_at_once_with_its_own_repetition
                 many_sign_ins_and_sign_outs_of_one_account_at_once
             }
+            model {
+                random_operations_agree_with_a_plain_model
+            }
         }
     };
 }

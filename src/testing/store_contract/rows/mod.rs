@@ -5,6 +5,7 @@ pub mod basics;
 pub mod derived;
 pub mod limits;
 pub mod marks;
+pub mod model;
 pub mod names;
 pub mod outbox;
 pub mod pairs;
