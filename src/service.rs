@@ -245,7 +245,7 @@ fn send_to_sign_in<B: Default>(current: &Current, response: &mut Response<B>) {
             response.headers_mut().insert("hx-redirect", url);
         }
     } else if asks.navigation && core.config.redirect_to_sign_in {
-        let url = crate::auth::sign_in_url(core, Some(&asks.uri));
+        let url = crate::auth::sign_in_url(core, Some(asks.return_to()));
         if let Ok(url) = HeaderValue::from_str(&url) {
             let mut redirect = Response::new(B::default());
             *redirect.status_mut() = StatusCode::SEE_OTHER;
