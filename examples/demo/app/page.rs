@@ -29,7 +29,7 @@ const PEOPLE: [(&str, &str); 2] = [("alice", "Alice Adams"), ("bob", "Bob Brown"
 
 /// The buttons of an account: what they say, and the scopes that they ask for.
 const SCOPES: [(&str, &str); 4] = [
-    ("The sign-in's own", ""),
+    ("As at sign-in", ""),
     ("Mail.Read", "Mail.Read"),
     ("Calendar + Files", "Calendar.Read Files.Read"),
     (SCOPE_WITH_CONSENT, SCOPE_WITH_CONSENT),
@@ -221,7 +221,7 @@ fn add_account(view: &View) -> Markup {
 
 fn notice_of(notice: &Notice) -> Markup {
     let scopes = match notice.scopes.as_str() {
-        "" => "the sign-in's own scopes",
+        "" => "the scopes of the sign-in",
         scopes => scopes,
     };
     html! {

@@ -45,7 +45,9 @@ function follow() {
   events.addEventListener('error', () => live.classList.remove('on'));
   events.addEventListener('evicted', ({ data }) => {
     // Made and escaped by the server, by the same function as the rows of the page.
-    document.getElementById('evictions').insertAdjacentHTML('afterbegin', data);
+    const list = document.getElementById('evictions');
+    list.insertAdjacentHTML('afterbegin', data);
+    list.firstElementChild.classList.add('new');
     showLocalTimes();
   });
   // In this tab or elsewhere: what the page shows is no longer true.
