@@ -42,12 +42,12 @@ const MAX_CODE: usize = 128;
 ///
 /// A redirect would belong to the navigation that came from the provider, and a `SameSite=Strict` session cookie is
 /// not sent along with one of those.
-pub(crate) fn handover(target: &SafeTarget) -> Response {
+pub(crate) fn handover(title: &str, target: &SafeTarget) -> Response {
     let target = Escaped(target.as_str());
     Page {
         head: &format!("<meta http-equiv=\"refresh\" content=\"0;url={target}\">"),
         ..Page::new(
-            "You are signed in",
+            title,
             &format!("<p>One moment, please.</p><p><a href=\"{target}\">Continue</a></p>"),
         )
     }
@@ -212,7 +212,11 @@ mod tests {
 
     fn pages() -> Vec<(&'static str, Response, u16)> {
         vec![
-            ("handover", handover(&target("/mail?a=1&b='2'")), 200),
+            (
+                "handover",
+                handover("You are signed in", &target("/mail?a=1&b='2'")),
+                200,
+            ),
             (
                 "form post",
                 form_post(&end_session(), &[("id_token_hint", "a.b.c")]),
@@ -332,7 +336,7 @@ mod tests {
             ("/x;url=//evil", "/x;url=//evil"),
             ("https://other.example/a#b", "https://other.example/a#b"),
         ] {
-            let html = html(handover(&target(given))).await;
+            let html = html(handover("You are signed in", &target(given))).await;
             let refresh = format!("<meta http-equiv=\"refresh\" content=\"0;url={want}\">");
             assert!(html.contains(&refresh), "{html}");
             assert!(html.contains(&format!("<a href=\"{want}\">")), "{html}");

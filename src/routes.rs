@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind};
 use crate::id::SignInId;
 use crate::pages;
 use crate::sign_in::{self, Failure, Next, StartQuery, parameters};
-use crate::sign_out::{self, CallbackQuery, EndSessionRequest, after_sign_out};
+use crate::sign_out::{self, CallbackQuery, EndSessionRequest, Onward, after_sign_out};
 use crate::signed_out::leave;
 
 /// A sign-out form is a few short fields.
@@ -116,7 +116,7 @@ async fn start(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) 
 
 async fn callback(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
     match sign_in::callback(&current, &headers, query.as_deref()).await {
-        Ok(Next::Handover(target)) => pages::handover(&target),
+        Ok(Next::Handover(target)) => pages::handover("You are signed in", &target),
         Ok(Next::Restart(url)) => see_other(&url),
         Err(failure) => failed(current.core(), &failure),
     }
@@ -212,7 +212,8 @@ async fn signing_out(
 async fn returned(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
     let query = CallbackQuery::parse(query.as_deref());
     match after_sign_out(&current, &headers, query).await {
-        Some(exit) => leave(&exit, current.asks()),
+        Some(Onward::To(exit)) => leave(&exit, current.asks()),
+        Some(Onward::Handover(target)) => pages::handover("You are signed out", &target),
         None => {
             let mut response = current.core().pages.signed_out();
             *response.status_mut() = StatusCode::OK;

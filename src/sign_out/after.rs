@@ -9,7 +9,7 @@ use crate::core::Core;
 use crate::current::Current;
 use crate::hooks::Returned;
 use crate::id::{ClaimName, OperationId, same_secret};
-use crate::report::SignOutReport;
+use crate::report::{SessionOutcome, SignOutReport};
 use crate::return_url::SafeTarget;
 use crate::store::Claim;
 
@@ -24,6 +24,16 @@ struct UnderWay {
     rest: Vec<String>,
     correlation_id: String,
     app_state: Option<String>,
+    /// Whether other accounts of the session stayed.
+    #[serde(default)]
+    others_stay: bool,
+}
+
+/// Where the user goes from the callback.
+pub(crate) enum Onward {
+    To(Exit),
+    /// By a page of ours: a redirect that follows the provider's would leave the `Strict` cookie of those who stayed behind.
+    Handover(SafeTarget),
 }
 
 /// What the provider sends along.
@@ -63,6 +73,7 @@ pub(super) fn remember(
         rest,
         correlation_id: report.correlation_id.clone(),
         app_state: request.app_state.clone(),
+        others_stay: report.session == SessionOutcome::Renewed,
     };
     keep(current, &under_way);
 }
@@ -105,7 +116,7 @@ pub(crate) async fn after_sign_out(
     current: &Current,
     headers: &HeaderMap,
     query: CallbackQuery,
-) -> Option<Exit> {
+) -> Option<Onward> {
     let core = current.core();
     let state = query.state?;
     let tag = tag(&state);
@@ -130,7 +141,7 @@ pub(crate) async fn after_sign_out(
         Err(error) => tracing::warn!(%error, "the state of a sign-out could not be claimed"),
     }
     if let Some(exit) = next_provider(current, &under_way).await {
-        return Some(exit);
+        return Some(Onward::To(exit));
     }
     // Sealed by this app, and checked again: the allowlist may be another one by now.
     let target = under_way
@@ -150,7 +161,10 @@ pub(crate) async fn after_sign_out(
         .hooks()
         .returned(core.cache.tasks(), returned)
         .await;
-    target.map(|target| Exit::To(target.as_str().to_owned()))
+    target.map(|target| match under_way.others_stay {
+        true => Onward::Handover(target),
+        false => Onward::To(Exit::To(target.as_str().to_owned())),
+    })
 }
 
 /// The logout of the next provider, where the accounts that ended were of several. Their ID tokens are gone by now, so it is
@@ -175,6 +189,7 @@ async fn next_provider(current: &Current, under_way: &UnderWay) -> Option<Exit> 
                 rest: rest.cloned().collect(),
                 correlation_id: under_way.correlation_id.clone(),
                 app_state: under_way.app_state.clone(),
+                others_stay: under_way.others_stay,
             },
         );
         let uri = core.url(&core.config.paths.sign_out_callback);

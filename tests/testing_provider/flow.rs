@@ -312,3 +312,18 @@ async fn every_secret_is_known_and_none_is_printed() {
         assert!(!printed.contains(secret.as_str()), "{secret}");
     }
 }
+
+#[tokio::test]
+async fn a_login_hint_that_means_somebody_else_asks_who_it_is() {
+    let mut fixture = Fixture::new().await;
+    fixture.code("alice", &[]).await;
+    for (hint, asks) in [
+        ("alice@example.com", false),
+        ("nobody", false),
+        ("bob", true),
+    ] {
+        // Nobody listens where the code goes, so a page means that the provider asks.
+        let page = fixture.authorize(&[("login_hint", hint)]).await;
+        assert_eq!(page.is_some(), asks, "{hint}");
+    }
+}

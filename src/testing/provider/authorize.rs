@@ -225,13 +225,19 @@ fn decide(
     let hinted = params
         .get("id_token_hint")
         .map(|hint| state.id_tokens.get(hint));
+    // Somebody else whom the provider knows; a hint that means nobody changes nothing.
+    let expected = request
+        .login_hint
+        .as_deref()
+        .and_then(|hint| state.users.values().find(|user| user.is_hinted(hint)));
     let session = session.filter(|session| {
         let too_old = params
             .get("max_age")
             .and_then(|age| age.parse::<i64>().ok())
             .is_some_and(|age| state.now() - session.auth_time > age);
-        let another =
-            hinted.is_some_and(|hint| hint.is_none_or(|hint| hint.login != session.login));
+        let another = hinted
+            .is_some_and(|hint| hint.is_none_or(|hint| hint.login != session.login))
+            || expected.is_some_and(|user| user.login != session.login);
         !too_old && !another
     });
     let Some(session) = session else {

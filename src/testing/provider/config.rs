@@ -198,6 +198,12 @@ impl TestUser {
             .and_then(Value::as_str)
             .unwrap_or(&self.login)
     }
+
+    /// Whether a `login_hint` means this person.
+    pub(super) fn is_hinted(&self, hint: &str) -> bool {
+        let email = self.claims.get("email").and_then(Value::as_str);
+        hint == self.login || hint == self.subject || email == Some(hint)
+    }
 }
 
 /// A scope that the user must allow on the provider's page, and what the token

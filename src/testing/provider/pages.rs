@@ -91,11 +91,8 @@ pub(super) fn login<'a>(
     let people: String = users
         .map(|user| {
             let name = user.display_name();
-            let hinted = request.login_hint.as_deref().is_some_and(|hint| {
-                hint == user.login
-                    || hint == user.subject
-                    || user.claims.get("email").and_then(|email| email.as_str()) == Some(hint)
-            });
+            let hint = request.login_hint.as_deref();
+            let hinted = hint.is_some_and(|hint| user.is_hinted(hint));
             format!(
                 "<button class=\"person\" id=\"login-{login}\" name=\"user\" value=\"{login}\"{focus}>\
                  <span class=\"face\">{initial}</span><span>{name}<small>{login}</small></span></button>\n",

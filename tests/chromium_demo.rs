@@ -1,0 +1,385 @@
+//! The demo in Chromium. Its provider is on another site (`localhost`) than the app (127.0.0.1), as real ones are.
+
+mod support;
+
+#[path = "../examples/demo/app/mod.rs"]
+mod demo;
+
+use axum::Router;
+use axum::response::Html;
+use axum::routing::get;
+use axum_signout::testing::Event;
+use demo::{Demo, Options};
+use serde_json::json;
+use support::chromium::Chromium;
+use tower_sessions::cookie::SameSite;
+
+/// A demo on a free port, and a browser on its start page.
+struct Scene {
+    demo: Demo,
+    chromium: Chromium,
+}
+
+fn options() -> Options {
+    Options {
+        bind: Some(([127, 0, 0, 1], 0).into()),
+        ..Options::default()
+    }
+}
+
+/// The cookies that the tests of whole flows run with; the first is how tower-sessions comes.
+fn kinds() -> [Options; 3] {
+    [
+        options(),
+        Options {
+            same_site: SameSite::Lax,
+            ..options()
+        },
+        Options {
+            cookie: "__Host-id",
+            secure: true,
+            ..options()
+        },
+    ]
+}
+
+const SIGNED_OUT: &str = "Nobody is signed in";
+
+impl Scene {
+    async fn with(options: Options) -> Self {
+        let demo = Demo::start(options).await.expect("the demo starts");
+        let chromium = Chromium::start().await;
+        chromium.goto(&demo.url).await;
+        Self { demo, chromium }
+    }
+
+    async fn new() -> Self {
+        Self::with(options()).await
+    }
+
+    fn home(&self) -> String {
+        format!("{}/", self.demo.url)
+    }
+
+    /// By the link with this `id`, as somebody who has to say so at the provider.
+    async fn sign_in(&self, link: &str, login: &str) {
+        self.chromium.click_id(link).await;
+        self.chromium.click_id(&format!("login-{login}")).await;
+        self.wait_for_account(login).await;
+    }
+
+    async fn sign_in_alice(&self) {
+        self.sign_in("sign-in-alice", "alice").await;
+    }
+
+    async fn wait_for_account(&self, login: &str) {
+        self.chromium
+            .wait_for(&format!("article[data-subject={login}]"))
+            .await;
+    }
+
+    /// By the button with this `id`, with a yes to the provider's question, until back on the start page.
+    async fn sign_out(&self, button: &str) {
+        self.chromium.click_id(button).await;
+        self.chromium.click_id("confirm-logout").await;
+        self.wait_for_home().await;
+    }
+
+    /// Where the provider knows nobody any more, and asks nothing.
+    async fn sign_out_at_home(&self, button: &str) {
+        self.chromium.click_id(button).await;
+        self.chromium.wait_for_text(SIGNED_OUT).await;
+    }
+
+    async fn close_tab_for_a_new_one(&self) {
+        let client = self.chromium.client();
+        let next = client.new_window(true).await.expect("a tab");
+        client.close_window().await.expect("a tab");
+        let switched = client.switch_to_window(next.handle).await;
+        switched.expect("it is open");
+    }
+
+    async fn wait_for_home(&self) {
+        let home = self.home();
+        self.chromium
+            .wait_until("the start page", async || {
+                (self.chromium.url().await.as_str() == home).then_some(())
+            })
+            .await;
+        self.chromium.wait_for("#status").await;
+    }
+
+    async fn accounts(&self) -> Vec<String> {
+        let found = self
+            .chromium
+            .execute(
+                "return [...document.querySelectorAll('article')].map(one => one.dataset.subject)",
+            )
+            .await;
+        serde_json::from_value(found).expect("a list of names")
+    }
+
+    /// What is left in the browser's two storages.
+    async fn stored(&self) -> u64 {
+        let stored = self
+            .chromium
+            .execute("return localStorage.length + sessionStorage.length")
+            .await;
+        stored.as_u64().expect("a number")
+    }
+
+    async fn sign_ins(&self) -> usize {
+        self.demo.auth.stats().await.expect("in memory").sign_ins as usize
+    }
+}
+
+#[tokio::test]
+async fn in_and_out_and_nothing_is_left_in_the_browser_r8_r12_r40_r41_a10() {
+    for options in kinds() {
+        let cookie = options.cookie;
+        let (same_site, secure) = (options.same_site, options.secure);
+        let scene = Scene::with(options).await;
+        let chromium = &scene.chromium;
+        assert!(chromium.cookie(cookie).await.is_none());
+        if cookie == "id" && same_site == SameSite::Strict {
+            chromium.screenshot("demo-1-signed-out").await;
+        }
+
+        scene.sign_in_alice().await;
+        let kept = chromium.cookie(cookie).await.expect("a session");
+        assert!(kept.http_only && kept.secure == secure && kept.path == "/");
+        assert_eq!(kept.same_site, Some(same_site.to_string()));
+        chromium.wait_for(".token .countdown").await;
+        let page = chromium.text().await;
+        for shown in ["Alice Adams", "alice@example.com", "openid", "profile"] {
+            assert!(page.contains(shown), "{shown} in {page}");
+        }
+        assert_eq!(scene.stored().await, 2);
+        if cookie == "id" && same_site == SameSite::Strict {
+            chromium.screenshot("demo-2-signed-in").await;
+        }
+
+        scene.sign_out("sign-out-all").await;
+        assert!(chromium.text().await.contains(SIGNED_OUT));
+        assert!(chromium.cookie(cookie).await.is_none(), "{cookie}");
+        assert_eq!(scene.stored().await, 0);
+        assert_eq!(scene.sign_ins().await, 0);
+        assert!(scene.demo.provider.sessions().is_empty());
+        let page = chromium.text().await;
+        assert!(page.contains("UserSignOut") && page.contains("Session ended"));
+        if cookie == "id" && same_site == SameSite::Strict {
+            chromium.screenshot("demo-3-signed-out-again").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_back_button_shows_nothing_private() {
+    for options in kinds() {
+        let scene = Scene::with(options).await;
+        let chromium = &scene.chromium;
+        scene.sign_in_alice().await;
+        scene.sign_out("sign-out-all").await;
+
+        // Back to where the browser's story begins.
+        let mut pages_of_the_app = 0;
+        loop {
+            chromium.back().await;
+            let url = chromium.url().await;
+            if !url.scheme().starts_with("http") {
+                break;
+            }
+            if url.as_str().starts_with(&scene.demo.url) {
+                pages_of_the_app += 1;
+                let (page, html) = (chromium.text().await, chromium.html().await);
+                assert!(!html.contains("alice@example.com"), "{url}: {page}");
+            }
+        }
+        assert!(pages_of_the_app >= 2, "{pages_of_the_app}");
+    }
+}
+
+#[tokio::test]
+async fn another_sites_form_cannot_sign_the_user_out_r10() {
+    let with_none = Options {
+        same_site: SameSite::None,
+        secure: true,
+        ..options()
+    };
+    // With `None`, the session comes along with the form: then the check of the request is all that is left.
+    for options in kinds().into_iter().chain([with_none]) {
+        let scene = Scene::with(options).await;
+        let chromium = &scene.chromium;
+        scene.sign_in_alice().await;
+        let other_site = serve_on_localhost(format!(
+            "<form method=post action='{}'><button id=forged>Win a prize</button></form>",
+            scene.demo.auth.sign_out_url()
+        ))
+        .await;
+
+        chromium.goto(&other_site).await;
+        chromium.click_id("forged").await;
+        chromium.wait_for_text("Not allowed").await;
+        let status = chromium
+            .execute("return performance.getEntriesByType('navigation')[0].responseStatus")
+            .await;
+        assert_eq!(status, 403);
+
+        assert_eq!(scene.sign_ins().await, 1);
+        chromium.goto(&scene.demo.url).await;
+        scene.wait_for_account("alice").await;
+        assert_eq!(scene.stored().await, 2);
+    }
+}
+
+async fn serve_on_localhost(page: String) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let app = Router::new().route("/", get(async move || Html(page)));
+    tokio::spawn(async { axum::serve(listener, app).await });
+    format!("http://localhost:{port}/")
+}
+
+#[tokio::test]
+async fn two_accounts_in_one_session_and_one_of_them_leaves_r4_r37() {
+    for options in kinds() {
+        let cookie = options.cookie;
+        let scene = Scene::with(options).await;
+        let chromium = &scene.chromium;
+        scene.sign_in_alice().await;
+        let note = "milk & <b>honey</b>";
+        chromium.type_into("[name=text]", note).await;
+        chromium.click_id("keep-note").await;
+        chromium.wait_for_text(note).await;
+        let before = chromium.cookie(cookie).await.expect("a session");
+
+        // The answer comes from another site, and with `Strict` without the session: it must not be lost.
+        scene.sign_in("add-bob", "bob").await;
+        assert_eq!(scene.accounts().await, ["alice", "bob"]);
+        assert!(chromium.text().await.contains(note));
+        let after = chromium.cookie(cookie).await.expect("a session");
+        assert_ne!(before.value, after.value);
+        assert_eq!(scene.sign_ins().await, 2);
+        chromium.screenshot("demo-4-two-accounts").await;
+
+        scene.sign_out("sign-out-bob").await;
+        scene.wait_for_account("alice").await;
+        assert_eq!(scene.accounts().await, ["alice"]);
+        assert_eq!(scene.sign_ins().await, 1);
+        assert!(!chromium.text().await.contains(note), "it was of both");
+
+        scene.sign_out_at_home("sign-out-all").await;
+        assert!(chromium.text().await.contains(SIGNED_OUT));
+        assert!(chromium.cookie(cookie).await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_tab_that_is_closed_at_the_provider_leaves_a_complete_sign_out_r6_r8() {
+    let scene = Scene::new().await;
+    let chromium = &scene.chromium;
+    scene.sign_in_alice().await;
+    chromium.click_id("sign-out-all").await;
+    chromium.wait_for("#confirm-logout").await;
+    assert_eq!(scene.sign_ins().await, 0);
+    scene.close_tab_for_a_new_one().await;
+
+    chromium.goto(&scene.demo.url).await;
+    chromium.wait_for_text(SIGNED_OUT).await;
+    assert!(chromium.cookie("id").await.is_none());
+    assert_eq!(scene.stored().await, 0);
+    assert_eq!(scene.demo.provider.sessions().len(), 1, "it goes on there");
+
+    // So the provider would let her in unasked; but she meant to leave.
+    scene.sign_in_alice().await;
+    let asked = scene.demo.provider.count(|event| {
+        matches!(event, Event::Authorize { params, .. } if params.get("prompt").is_some_and(|p| p == "login"))
+    });
+    assert_eq!(asked, 1);
+
+    // Signed in again, nothing of it is left.
+    chromium
+        .goto(&scene.demo.auth.sign_in_url("/").to_string())
+        .await;
+    scene.wait_for_account("alice").await;
+}
+
+#[tokio::test]
+async fn tokens_are_acquired_refreshed_and_lost_with_the_grant() {
+    let scene = Scene::new().await;
+    let chromium = &scene.chromium;
+    scene.sign_in_alice().await;
+    for (scopes, says) in [
+        ("", "From the cache"),
+        ("Mail.Read", "Fetched from the provider"),
+        ("Mail.Read", "From the cache"),
+        ("Admin.Write", "The provider wants to see Alice Adams first"),
+    ] {
+        chromium
+            .click(&format!("[name=scopes][value='{scopes}']"))
+            .await;
+        chromium.wait_for_text(says).await;
+        chromium.reload().await;
+    }
+    chromium.wait_for_text("Mail.Read").await;
+    let before = chromium.wait_for(".countdown").await.text().await.ok();
+    chromium
+        .wait_until("the count-down", async || {
+            let now = chromium.wait_for(".countdown").await.text().await.ok();
+            (now != before).then_some(())
+        })
+        .await;
+
+    chromium.click_id("break-alice").await;
+    scene.wait_for_home().await;
+    chromium.click("[name=scopes][value^=Calendar]").await;
+    chromium.wait_for_text(SIGNED_OUT).await;
+    chromium.wait_for_text("RefreshRejected").await;
+    assert!(chromium.cookie("id").await.is_none());
+    assert_eq!(scene.sign_ins().await, 0);
+}
+
+#[tokio::test]
+async fn another_tab_notices_that_its_user_has_left() {
+    let scene = Scene::new().await;
+    let chromium = &scene.chromium;
+    scene.sign_in_alice().await;
+    let first = chromium.client().window().await.expect("a tab");
+    let second = chromium.client().new_window(true).await.expect("a tab");
+    let switch = async |to| {
+        let switched = chromium.client().switch_to_window(to).await;
+        switched.expect("it is open");
+    };
+    switch(second.handle).await;
+    chromium.goto(&scene.demo.url).await;
+    scene.sign_out("sign-out-all").await;
+    switch(first).await;
+    chromium.wait_for_text(SIGNED_OUT).await;
+    assert!(!chromium.html().await.contains("alice@example.com"));
+}
+
+#[tokio::test]
+async fn the_page_looks_right_at_night_and_on_a_phone() {
+    let scene = Scene::new().await;
+    let chromium = &scene.chromium;
+    let dark = json!({ "features": [{ "name": "prefers-color-scheme", "value": "dark" }] });
+    chromium.cdp("Emulation.setEmulatedMedia", dark).await;
+    scene.sign_in_alice().await;
+    chromium.click("[name=scopes][value='Mail.Read']").await;
+    chromium.wait_for("#notice").await;
+    chromium.screenshot("demo-5-dark").await;
+
+    let phone = json!({ "width": 390, "height": 1600, "deviceScaleFactor": 1, "mobile": true });
+    chromium
+        .cdp("Emulation.setDeviceMetricsOverride", phone)
+        .await;
+    let overflow = chromium
+        .execute(
+            "return document.documentElement.scrollWidth - document.documentElement.clientWidth",
+        )
+        .await;
+    assert_eq!(overflow, 0, "nothing is wider than the screen");
+    chromium.screenshot("demo-6-phone").await;
+}
