@@ -21,6 +21,7 @@ mod fetched;
 mod http;
 mod key_cache;
 mod metadata;
+pub(crate) mod prompt;
 #[cfg(feature = "reqwest")]
 mod reqwest_client;
 mod retry_after;

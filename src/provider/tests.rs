@@ -640,7 +640,7 @@ async fn the_authorization_url_has_what_it_must_and_keeps_what_the_endpoint_had(
             "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM",
         ),
         ("code_challenge_method", "S256"),
-        ("prompt", "login"),
+        ("prompt", "login configured"),
         ("max_age", "0"),
         ("login_hint", "ann@example.com & co"),
         ("resource", "https://api.example.com"),

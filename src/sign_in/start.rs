@@ -8,7 +8,7 @@ use super::pending::{Failure, Pending, parameters};
 use crate::current::Current;
 use crate::error::Error;
 use crate::id::random_text;
-use crate::provider::{AuthorizationRequest, Provider};
+use crate::provider::{AuthorizationRequest, Provider, prompt};
 use crate::return_url::SafeTarget;
 use crate::sign_out::was_interrupted;
 
@@ -37,7 +37,7 @@ impl StartQuery {
         Ok(Self {
             return_to: found.remove("return_to"),
             provider: found.remove("provider"),
-            prompt: found.remove("prompt"),
+            prompt: found.remove("prompt").filter(|p| !p.trim().is_empty()),
             max_age,
             login_hint: found.remove("login_hint"),
             acr_values: found.remove("acr_values"),
@@ -68,13 +68,16 @@ pub(crate) async fn start(
                 .ok_or_else(|| Failure::bad_request("return_to_not_allowed"))?,
         ),
     };
-    let mut prompt = query.prompt.clone();
-    if prompt.is_none() && was_interrupted(core, headers) {
+    let mut query = query;
+    if was_interrupted(core, headers) {
         // R8: the sign-out at the provider may not have happened, so its session must not sign this user in again
-        // unasked.
-        prompt = Some("login".into());
+        // unasked, whatever else the provider is to ask.
+        let own = query.prompt.take().unwrap_or_default();
+        if prompt::asks_nothing(&own) {
+            return Err(Failure::bad_request("login_required"));
+        }
+        query.prompt = Some(prompt::merged(&own, "login").into_owned());
     }
-    let query = StartQuery { prompt, ..query };
     send(current, headers, provider, target, &query, false).await
 }
 
