@@ -146,6 +146,8 @@ impl Cache {
             correlation_id = correlation,
             "eviction pending"
         );
+        // Before the flags: a request that opens the sign-in after they were flipped must find it here.
+        let retried = self.0.pending.add(target);
         match target {
             Target::SignIn(address) | Target::SignInAt(address, _) => {
                 self.0.live.end(&address.id, removal.cause);
@@ -155,7 +157,7 @@ impl Cache {
                 self.0.live.end_account(&account, Some(&id), removal.cause);
             }
         }
-        if !self.0.pending.add(target) {
+        if !retried {
             tracing::error!("too many evictions are pending: one more is not retried");
             return;
         }
@@ -174,7 +176,8 @@ impl Cache {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.0.stopped.cancelled() => break,
+                // Still pending, so still not served.
+                () = self.0.stopped.cancelled() => return,
             }
             pause = (pause * 2).min(Duration::from_secs(30));
             match self.remove(&target, &removal).await {

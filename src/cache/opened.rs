@@ -151,14 +151,15 @@ impl SignIn {
         let stored = self.current().await?;
         let now = cache.clock.wall();
         let token = match pick(&stored.entry.tokens, scopes, resource, now, margin) {
-            Some(token) => token.clone(),
-            None => self.refreshed(&stored, scopes, resource).await?,
+            Some(token) => Ok(token.clone()),
+            None => self.refreshed(&stored, scopes, resource).await,
         };
-        // After the copy: an eviction that returned before this call began has flipped the flag by now.
+        // After the copy: an eviction that returned before this call began has flipped the flag by now. It also outweighs
+        // what made the sign-in end, such as the provider's answer.
         if self.has_ended() {
             return Err(ended());
         }
-        Ok(token)
+        token
     }
 
     async fn refreshed(
