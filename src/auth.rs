@@ -258,7 +258,8 @@ fn issued_at(token: &crate::token::IdToken) -> Option<i64> {
 
 pub(crate) fn sign_in_url(core: &Core, return_to: Option<&str>) -> String {
     let path = core.url(&core.config.paths.sign_in);
-    match return_to {
+    // One that sign-in would refuse is left out: the user can still sign in.
+    match return_to.filter(|target| core.sign_in_target(target).is_some()) {
         None => path,
         Some(return_to) => SignInUrl {
             path,

@@ -45,6 +45,7 @@ pub(crate) struct Asks {
     pub(crate) htmx: bool,
     /// What was asked for, as the client sent it.
     uri: Uri,
+    cookies: Vec<HeaderValue>,
 }
 
 impl Asks {
@@ -70,7 +71,17 @@ impl Asks {
             json: accept.contains("application/json") && !accept.contains("text/html"),
             htmx,
             uri: original.clone(),
+            cookies: headers.get_all(header::COOKIE).iter().cloned().collect(),
         }
+    }
+
+    /// The request's cookies.
+    pub(crate) fn cookies(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for cookie in &self.cookies {
+            headers.append(header::COOKIE, cookie.clone());
+        }
+        headers
     }
 
     /// Path and query, to come back to.

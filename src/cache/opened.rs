@@ -46,6 +46,17 @@ pub(super) fn ended() -> Error {
     Error::new(ErrorKind::NotSignedIn, "the sign-in has ended")
 }
 
+/// OpenID Connect's own scopes say what is in an ID token, not what an access token opens, and several providers leave them out
+/// of an answer's `scope` or rename them there: a token is not looked for by them.
+const IDENTITY_SCOPES: [&str; 6] = [
+    "openid",
+    "profile",
+    "email",
+    "address",
+    "phone",
+    "offline_access",
+];
+
 /// The token of a set that serves a request for scopes and a resource. A request without either means the token of the
 /// sign-in itself.
 pub(super) fn pick<'t>(
@@ -56,13 +67,18 @@ pub(super) fn pick<'t>(
     margin: Duration,
 ) -> Option<&'t AccessToken> {
     let usable = |token: &&AccessToken| token.is_valid_at(now, margin);
+    let scopes: Vec<&str> = scopes
+        .iter()
+        .copied()
+        .filter(|scope| !IDENTITY_SCOPES.contains(scope))
+        .collect();
     if scopes.is_empty() && resource.is_none() {
         return tokens.access_tokens().first().filter(usable);
     }
     tokens
         .access_tokens()
         .iter()
-        .filter(|token| token.covers(scopes, resource))
+        .filter(|token| token.covers(&scopes, resource))
         .find(usable)
 }
 
@@ -186,10 +202,14 @@ impl SignIn {
             (Ok(_), None) => Err(Error::new(
                 ErrorKind::InteractionRequired,
                 "the provider granted less than the scopes that were asked for",
-            )),
+            )
+            .wanting(scopes, resource)),
             (Err(error), Some(token)) if error.kind() != ErrorKind::NotSignedIn => {
                 tracing::debug!(kind = ?error.kind(), "a refresh failed, the token is still valid");
                 Ok(token.clone())
+            }
+            (Err(error), _) if error.kind() == ErrorKind::InteractionRequired => {
+                Err(error.clone().wanting(scopes, resource))
             }
             (Err(error), _) => Err(error.clone()),
         }
@@ -226,7 +246,7 @@ mod tests {
             i64,
             Option<&'static str>,
         );
-        let rows: [Row; 8] = [
+        let rows: [Row; 10] = [
             (&[], None, 0, Some("first")),
             (&[], None, 990, None),
             (&["mail"], None, 0, Some("mail")),
@@ -235,6 +255,8 @@ mod tests {
             (&["mail"], None, 1990, None),
             (&[], Some("https://api"), 0, Some("api")),
             (&["mail"], Some("https://other"), 0, None),
+            (&["email", "openid"], None, 0, Some("first")),
+            (&["mail", "offline_access"], None, 0, Some("mail")),
         ];
         for (scopes, resource, now, expected) in rows {
             let margin = Duration::from_secs(60);

@@ -317,8 +317,9 @@ fn check_unchanged(
     {
         return Err(IdTokenError::NonceChanged);
     }
+    // A later one is what a provider says whose user has authenticated again since, for another app perhaps.
     if let (Some(new), Ok(Some(old))) = (auth_time, held.optional_time("auth_time"))
-        && new != old
+        && new < old
     {
         return Err(IdTokenError::AuthTimeChanged);
     }

@@ -793,9 +793,10 @@ fn tokens_from_a_refresh_r28() {
             Some(&held),
             None,
         ),
+        ("a later time", with("auth_time", NOW), Some(&held), None),
         (
-            "another time",
-            with("auth_time", NOW),
+            "an earlier time",
+            with("auth_time", NOW - 200),
             Some(&held),
             Some(E::AuthTimeChanged),
         ),

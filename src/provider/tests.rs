@@ -797,7 +797,8 @@ async fn it_is_known_whether_a_request_may_have_arrived() {
         ("nobody listens", Answer::Refused, away(true)),
         ("reset", Answer::Lost, away(false)),
         ("no answer", Answer::Never, away(false)),
-        ("500", status(500, ""), away(true)),
+        ("503", status(503, ""), away(true)),
+        ("500", status(500, ""), away(false)),
         ("oversize", ok("x".repeat(2 << 20)), TokenError::Unusable),
     ] {
         let w = world(Fake::up());

@@ -82,7 +82,7 @@ pub(crate) async fn callback(
             code: &code,
             pkce_verifier: &pending.verifier,
             redirect_uri: &redirect_uri,
-            scopes: &provider.asked_scopes(&[]),
+            scopes: &provider.asked_scopes(&pending.query.scopes()),
         })
         .await
         .map_err(Error::from)?
@@ -123,7 +123,7 @@ pub(crate) async fn callback(
     let target = pending
         .target
         .as_deref()
-        .and_then(|target| core.allowed.check(target))
+        .and_then(|target| core.sign_in_target(target))
         .unwrap_or_else(|| core.after_sign_in.clone());
     Ok(Next::Handover(target))
 }
@@ -137,8 +137,7 @@ async fn accept(
     let Some(id_token) = tokens.id_token() else {
         return Err(Failure::new(StatusCode::BAD_GATEWAY, "no_id_token"));
     };
-    let mut expected =
-        Expectations::sign_in(&pending.nonce).max_age(pending.max_age.map(Duration::from_secs));
+    let mut expected = Expectations::sign_in(&pending.nonce).max_age(pending.query.max_age());
     if let Some(access) = tokens.access_tokens().first() {
         expected = expected.access_token(access.secret());
     }

@@ -109,7 +109,8 @@ async fn run(current: &Current, request: EndSessionRequest, correlation_id: Stri
         Some(_) if ending.is_empty() => SessionOutcome::None,
         Some(session) => renew_session(&core, session, &staying).await,
     };
-    current.effects().signed_out = true;
+    // A request that names nobody who is here changes nothing, in the browser neither.
+    current.effects().signed_out = everything || !ending.is_empty();
     report.hooks = core.cache.tell(&evicted.evictions).await;
     let hints = hints(&ending, &evicted);
 
