@@ -21,6 +21,7 @@ async fn memory(limits: Limits) -> StoreUnderTest {
         clock.advance(by);
         async {}
     })
+    .rounds(300)
 }
 
 axum_signout::store_contract_tests!(memory);

@@ -67,6 +67,9 @@ const MAX_BATCHES: usize = 64;
 /// Holders of outbox items that are remembered.
 const MAX_HOLDERS: usize = 1024;
 
+/// Whose and which items a holder was handed.
+type Items = Box<[(AccountHash, OperationId)]>;
+
 /// Keeps sign-ins in this process: gone when it ends, unknown to others.
 ///
 /// # Limits
@@ -98,7 +101,7 @@ pub struct MemoryTokenStore {
     selectors: Stripes<Selectors>,
     names: Stripes<Names>,
     batches: Mutex<Expiring<OperationId, Vec<Removed>>>,
-    holders: Mutex<Expiring<OperationId, Box<[(AccountHash, OperationId)]>>>,
+    holders: Mutex<Expiring<OperationId, Items>>,
     sign_ins: Quota,
     members: Quota,
     claims: Quota,
@@ -212,11 +215,9 @@ impl MemoryTokenStore {
         for mut names in self.names.each() {
             names.purge(usize::MAX, now, &self.claims);
         }
-        loop {
-            let ended = lock(&self.batches).pop_ended(now);
-            if ended.is_none() {
-                break;
-            }
+        // Each is dropped after its lock is left.
+        while let Some(ended) = { lock(&self.batches).pop_ended(now) } {
+            drop(ended);
         }
         while lock(&self.holders).pop_ended(now).is_some() {}
     }

@@ -21,7 +21,7 @@ use crate::testing::store_contract::{Factory, StoreUnderTest, account, locator};
 const STEP: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(605);
 const ABSOLUTE: Duration = Duration::from_secs(2405);
-const MARK_FOR: Duration = Duration::from_secs(305);
+const MARK_FOR: [Duration; 2] = [Duration::from_secs(305), Duration::from_secs(615)];
 const HOLD: Duration = Duration::from_secs(65);
 const KEEP: Duration = Duration::from_secs(205);
 
@@ -184,11 +184,7 @@ impl Model {
             operation: OperationId::random(),
             cause: causes[self.below(3)],
             revoke: revoke[self.below(2)],
-            mark_for: if self.below(2) == 0 {
-                MARK_FOR
-            } else {
-                MARK_FOR * 2
-            },
+            mark_for: MARK_FOR[self.below(2)],
             logout_iat: self.iat(),
         }
     }
