@@ -21,7 +21,6 @@ async fn memory(limits: Limits) -> StoreUnderTest {
         clock.advance(by);
         async {}
     })
-    .rounds(300)
 }
 
 axum_signout::store_contract_tests!(memory);
