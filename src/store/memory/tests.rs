@@ -8,8 +8,10 @@ use super::*;
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::ManualClock;
+use crate::id::Locator;
 use crate::id::{SessionKey, SignInId};
 use crate::store::{Lifetimes, RevokeRule};
+use crate::store::{Lookup, Target, TokenStore};
 use crate::token::TokenSet;
 
 struct Store {
