@@ -321,10 +321,10 @@ impl Model {
         let story = self.at();
         let have = self.usable(&locator.address, now);
         assert_eq!(touched, have.is_some(), "{story}: touch");
-        if let Some(have) = have {
-            if now.since(have.last_used) >= IDLE / 20 {
-                have.last_used = now;
-            }
+        if let Some(have) = have
+            && now.since(have.last_used) >= IDLE / 20
+        {
+            have.last_used = now;
         }
     }
 
@@ -375,7 +375,7 @@ impl Model {
         let address = locator.address;
         let now = self.test.now().await;
         let generation = match self.live.get(&address.id) {
-            Some(have) if self.step % 2 == 0 => have.generation,
+            Some(have) if self.step.is_multiple_of(2) => have.generation,
             _ => Generation(7),
         };
         let target = match self.below(6) {
@@ -574,7 +574,7 @@ impl Model {
         let have = self.leases.get(&n).filter(|(_, until)| *until > now);
         let have = have.copied();
         let store = self.test.store();
-        if self.random % 3 == 0 {
+        if self.random.is_multiple_of(3) {
             store.end_lease(&name, holder).await.unwrap();
             if have.is_some_and(|(had, _)| had == holder) {
                 self.leases.remove(&n);
