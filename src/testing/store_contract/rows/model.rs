@@ -21,7 +21,7 @@ use crate::testing::store_contract::{Factory, StoreUnderTest, account, locator};
 const STEP: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(605);
 const ABSOLUTE: Duration = Duration::from_secs(2405);
-const MARK_FOR: Duration = Duration::from_secs(305);
+const MARK_FOR: [Duration; 2] = [Duration::from_secs(305), Duration::from_secs(615)];
 const HOLD: Duration = Duration::from_secs(65);
 const KEEP: Duration = Duration::from_secs(205);
 
@@ -184,11 +184,7 @@ impl Model {
             operation: OperationId::random(),
             cause: causes[self.below(3)],
             revoke: revoke[self.below(2)],
-            mark_for: if self.below(2) == 0 {
-                MARK_FOR
-            } else {
-                MARK_FOR * 2
-            },
+            mark_for: MARK_FOR[self.below(2)],
             logout_iat: self.iat(),
         }
     }
@@ -325,10 +321,10 @@ impl Model {
         let story = self.at();
         let have = self.usable(&locator.address, now);
         assert_eq!(touched, have.is_some(), "{story}: touch");
-        if let Some(have) = have {
-            if now.since(have.last_used) >= IDLE / 20 {
-                have.last_used = now;
-            }
+        if let Some(have) = have
+            && now.since(have.last_used) >= IDLE / 20
+        {
+            have.last_used = now;
         }
     }
 
@@ -379,7 +375,7 @@ impl Model {
         let address = locator.address;
         let now = self.test.now().await;
         let generation = match self.live.get(&address.id) {
-            Some(have) if self.step % 2 == 0 => have.generation,
+            Some(have) if self.step.is_multiple_of(2) => have.generation,
             _ => Generation(7),
         };
         let target = match self.below(6) {
@@ -578,7 +574,7 @@ impl Model {
         let have = self.leases.get(&n).filter(|(_, until)| *until > now);
         let have = have.copied();
         let store = self.test.store();
-        if self.random % 3 == 0 {
+        if self.random.is_multiple_of(3) {
             store.end_lease(&name, holder).await.unwrap();
             if have.is_some_and(|(had, _)| had == holder) {
                 self.leases.remove(&n);
