@@ -205,7 +205,7 @@ async fn evict_what_left(auth: &Auth, session: &AnySession, sign_ins: Vec<SignIn
 }
 
 /// What the response must carry.
-fn finish<B: Default>(current: &Current, response: &mut Response<B>) {
+pub(crate) fn finish<B: Default>(current: &Current, response: &mut Response<B>) {
     let core = current.core();
     let signed_in = !current.opened().is_empty();
     let effects = std::mem::take(&mut *current.effects());
