@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::id::AccountHash;
-use crate::token::IdToken;
+use crate::token::{IdToken, TokenSet};
 
 /// Who the provider says the user is: issuer and subject, with the claims of the ID token.
 ///
@@ -64,6 +64,22 @@ impl Account {
     pub(crate) fn with_id_token(mut self, token: IdToken) -> Self {
         Arc::make_mut(&mut self.0).claims = Claims::IdToken(token);
         self
+    }
+
+    /// Claims and `sid` of the ID token that came along, where the account has none.
+    pub(crate) fn completed_by(self, tokens: &TokenSet) -> Self {
+        #[derive(Deserialize)]
+        struct Sid {
+            sid: Option<String>,
+        }
+        let account = match tokens.id_token() {
+            Some(token) if !self.has_claims() => self.with_id_token(token.clone()),
+            _ => self,
+        };
+        match (account.sid(), account.claims::<Sid>()) {
+            (None, Some(Sid { sid: Some(sid) })) => account.with_sid(sid),
+            _ => account,
+        }
     }
 
     /// Whether the claims are read from an ID token.

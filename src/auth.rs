@@ -194,16 +194,8 @@ impl Auth {
                 "no provider with the account's issuer is configured",
             ));
         };
-        let id_token = tokens.id_token().cloned();
-        let iat = id_token.as_ref().and_then(issued_at);
-        let account = match id_token {
-            Some(token) if !account.has_claims() => account.with_id_token(token),
-            _ => account,
-        };
-        let account = match (account.sid(), account.claims::<Sid>()) {
-            (None, Some(Sid { sid: Some(sid) })) => account.with_sid(sid),
-            _ => account,
-        };
+        let iat = tokens.id_token().and_then(issued_at);
+        let account = account.completed_by(&tokens);
         let arrival = Arrival {
             client_id: provider.client_id().into(),
             account,
@@ -239,11 +231,6 @@ impl Auth {
     pub async fn shutdown(&self) -> ShutdownReport {
         self.0.cache.shutdown(Duration::from_secs(10)).await
     }
-}
-
-#[derive(serde::Deserialize)]
-struct Sid {
-    sid: Option<String>,
 }
 
 /// The `iat` of an ID token that the app has verified.

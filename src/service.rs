@@ -206,7 +206,7 @@ async fn evict_what_left(auth: &Auth, session: &AnySession, sign_ins: Vec<SignIn
 }
 
 /// What the response must carry.
-fn finish<B: Default>(current: &Current, response: &mut Response<B>) {
+pub(crate) fn finish<B: Default>(current: &Current, response: &mut Response<B>) {
     let core = current.core();
     let signed_in = !current.opened().is_empty();
     send_to_sign_in(current, response);

@@ -4,11 +4,14 @@
 //! like a real one, tells what it was asked, and misbehaves on demand, and a
 //! [`TestBrowser`] that keeps cookies, follows redirects and clicks buttons as
 //! a browser does. This crate's own tests and its demo stand on them; they are
-//! meant for yours too. Neither is meant for production.
+//! meant for yours too. Where a test is about a handler alone, [`signed_in`] is a
+//! layer that says who is signed in, without any provider. None of it is meant
+//! for production.
 
 mod browser;
 mod provider;
 mod redacted;
+mod signed_in;
 pub mod store_contract;
 
 pub use self::{
@@ -19,6 +22,7 @@ pub use self::{
         TestProviderBuilder, TestUser, TokenKind,
     },
     redacted::Redacted,
+    signed_in::{SignedInLayer, SignedInService, signed_in, signed_out},
 };
 
 /// A client that shows every answer as it is, and reaches loopback addresses

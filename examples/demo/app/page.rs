@@ -367,8 +367,8 @@ fn browser_data(view: &View) -> Markup {
     let signed_in = view.accounts.last();
     html! {
         section.card #data data-account=[signed_in.map(|one| name(&one.account))] {
-            h2 { "What this browser keeps" }
-            p.hint { "All of it is the app's own, and leaves at sign-out." }
+            h2 { "The app's own data" }
+            p.hint { "In the session and in the browser; it leaves at sign-out." }
             dl {
                 div { dt { "Session" } dd #note { (view.note.as_deref().unwrap_or("empty")) } }
                 div { dt { "sessionStorage" } dd #session-storage { "empty" } }

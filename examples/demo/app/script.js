@@ -56,11 +56,6 @@ function follow() {
   for (const leaving of ['submit', 'pagehide']) addEventListener(leaving, () => events.close());
 }
 
-// A page that the browser kept for its back button would show what was true once.
-addEventListener('pageshow', ({ persisted }) => {
-  if (persisted) location.reload();
-});
-
 tick();
 setInterval(tick, 250);
 showLocalTimes();
