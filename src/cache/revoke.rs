@@ -32,8 +32,11 @@ impl Cache {
     pub(super) fn start_background(&self) {
         self.0.background.call_once(|| {
             let weak = Arc::downgrade(&self.0);
-            tokio::spawn(revoking(weak.clone(), OperationId::random()));
-            tokio::spawn(sweeping(weak));
+            // Tracked: shutting down waits for the revocation that one of them is in the middle of.
+            self.0
+                .tasks
+                .spawn(revoking(weak.clone(), OperationId::random()));
+            self.0.tasks.spawn(sweeping(weak));
         });
     }
 
