@@ -72,10 +72,12 @@ impl ClearSiteData {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RevocationPolicy {
-    /// Refresh and access tokens of every sign-in that ends, but for the causes that are not authenticated. The default:
-    /// nobody is left who could use them.
+    /// Refresh and access tokens of every sign-in that is signed out. Of one that ends by itself (idle, absolute, capacity, its
+    /// session, a refused refresh) only if the account has no other, for several may hang on one grant at the provider, which
+    /// ends with the first token of it that is revoked. Not where another sign-in takes its place, nor for causes that are not
+    /// authenticated. The default: nobody is left who could use them.
     Always,
-    /// Not those of a sign-in with `offline_access`.
+    /// Those that are signed out, but not of a sign-in with `offline_access`.
     UnlessOffline,
     /// None.
     Never,

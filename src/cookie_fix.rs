@@ -84,8 +84,57 @@ where
 }
 
 fn repaired<const SECURE: bool, B>(mut response: Response<B>) -> Response<B> {
+    if let Some(keep) = response.extensions_mut().remove::<KeepSessionCookie>() {
+        keep.drop_removals(response.headers_mut());
+    }
     repair_all(response.headers_mut(), SECURE);
     response
+}
+
+/// Left in a response by the layer inside: the session layer's removal of the cookie must not be sent. The request named a
+/// session that is not there; where that is because another response has just given the browser a new one under the same cookie
+/// name, the removal would take that away.
+#[derive(Clone)]
+pub(crate) struct KeepSessionCookie {
+    /// Cookies that the handler itself removes.
+    removed: Vec<Vec<u8>>,
+}
+
+impl KeepSessionCookie {
+    /// Removals that are in the response by now are not the session layer's.
+    pub(crate) fn but_for(headers: &HeaderMap) -> Self {
+        let cookies = headers.get_all(header::SET_COOKIE).iter();
+        let removed = cookies.filter_map(|cookie| removed_name(cookie.as_bytes()));
+        Self {
+            removed: removed.map(<[u8]>::to_vec).collect(),
+        }
+    }
+
+    fn drop_removals(&self, headers: &mut HeaderMap) {
+        let all: Vec<HeaderValue> = headers
+            .get_all(header::SET_COOKIE)
+            .iter()
+            .cloned()
+            .collect();
+        headers.remove(header::SET_COOKIE);
+        for cookie in all {
+            let name = removed_name(cookie.as_bytes());
+            if name.is_none_or(|name| self.removed.iter().any(|own| own == name)) {
+                headers.append(header::SET_COOKIE, cookie);
+            }
+        }
+    }
+}
+
+/// The name of the cookie, if this removes one.
+fn removed_name(cookie: &[u8]) -> Option<&[u8]> {
+    let mut parts = cookie.split(|byte| *byte == b';');
+    let pair = parts.next()?;
+    let equals = pair.iter().position(|byte| *byte == b'=')?;
+    let (name, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
+    let mut has = Attributes::default();
+    parts.for_each(|part| has.note(part));
+    (value.is_empty() && has.ends_now).then_some(name)
 }
 
 fn repair_all(headers: &mut HeaderMap, secure: bool) {

@@ -33,6 +33,9 @@ struct Inner {
 pub(crate) struct Effects {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) signed_out: bool,
+    /// The request's cookie names a session that is not there, or no longer; perhaps because another response is about to
+    /// bring the browser a new one.
+    pub(crate) unknown_session: bool,
 }
 
 /// What kind of answer the client understands.

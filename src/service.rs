@@ -5,15 +5,19 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use tokio::time::timeout;
 use tower::Service;
 
 use crate::auth::Auth;
 use crate::cache::{Opened, Order, SignIn};
 use crate::cause::Cause;
+use crate::cookie_fix::KeepSessionCookie;
 use crate::current::{Asks, Current};
 use crate::error::{Error, ErrorKind, Wanted};
+use crate::report::SessionOutcome;
 use crate::session::AnySession;
 use crate::sign_in::ask_for;
 use crate::sign_out::{end_session, renew_session};
@@ -89,6 +93,9 @@ fn without_session<B: Default>() -> Response<B> {
     response
 }
 
+/// How long a request waits for each of the stores before it goes on without them.
+const STORE_WAIT: Duration = Duration::from_secs(5);
+
 /// Opens what the session holds.
 async fn open(auth: &Auth, session: AnySession, asks: Asks) -> Current {
     let core = auth.core().clone();
@@ -104,27 +111,41 @@ async fn open(auth: &Auth, session: AnySession, asks: Asks) -> Current {
     if !session.has_cookie() {
         return current(Ok(Vec::new()), Vec::new());
     }
-    let held = match session.sign_ins().await {
-        Ok(held) if held.is_empty() => return current(Ok(Vec::new()), Vec::new()),
-        Ok(held) => held.into_sign_ins(),
-        Err(error) => {
+    let held = match timeout(STORE_WAIT, session.sign_ins()).await {
+        Ok(Ok(held)) if held.is_empty() => {
+            let current = current(Ok(Vec::new()), Vec::new());
+            current.effects().unknown_session = !session.has_cookie();
+            return current;
+        }
+        Ok(Ok(held)) => held.into_sign_ins(),
+        Ok(Err(error)) => {
             let error = Error::new(ErrorKind::StoreUnavailable, "the session store failed")
                 .with_source(error);
             return current(Err(error), Vec::new());
         }
+        Err(_) => {
+            let error = "the session store did not answer in time";
+            let error = Error::new(ErrorKind::StoreUnavailable, error);
+            return current(Err(error), Vec::new());
+        }
     };
-    let opened = match core.cache.open(&held).await {
-        Ok(opened) => opened,
-        Err(error) => {
-            let unopened = held.iter().map(|locator| locator.address).collect();
-            return current(Err(error.into()), unopened);
+    let unopened = || held.iter().map(|locator| locator.address).collect();
+    let opened = match timeout(STORE_WAIT, core.cache.open(&held)).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error)) => return current(Err(error.into()), unopened()),
+        Err(_) => {
+            let error = "the token store did not answer in time";
+            let error = Error::new(ErrorKind::StoreUnavailable, error);
+            return current(Err(error), unopened());
         }
     };
     let all = opened.len();
     let mut live = Vec::with_capacity(all);
+    let mut moved = false;
     for (opened, locator) in opened.into_iter().zip(&held) {
         match opened {
             Opened::Live(sign_in) => live.push(sign_in),
+            Opened::Moved => moved = true,
             Opened::Dead(cause) => tracing::info!(
                 target: "axum_signout::session",
                 sign_in = %locator.address.id,
@@ -133,14 +154,35 @@ async fn open(auth: &Auth, session: AnySession, asks: Asks) -> Current {
             ),
         }
     }
-    if live.len() < all {
-        if live.is_empty() {
-            end_session(&session).await;
-        } else {
-            renew_session(&core, &session, &live).await;
-        }
+    if live.len() == all {
+        return current(Ok(live), Vec::new());
     }
-    current(Ok(live), Vec::new())
+    // A client that goes away must not leave accounts under keys that no session holds.
+    let tasks = core.cache.tasks().clone();
+    let renewed = tasks.spawn({
+        let (core, session) = (core.clone(), session.clone());
+        async move {
+            if moved || live.is_empty() {
+                end_session(&session).await;
+                return (Vec::new(), moved);
+            }
+            let outcome = renew_session(&core, &session, &live).await;
+            if outcome == SessionOutcome::Renewed {
+                (live, false)
+            } else {
+                // Another request was faster: its response has the cookie of the renewed session.
+                (Vec::new(), true)
+            }
+        }
+    });
+    let (live, superseded) = match timeout(STORE_WAIT, renewed).await {
+        Ok(renewed) => renewed.unwrap_or_default(),
+        Err(_) => (Vec::new(), true),
+    };
+    let current = current(Ok(live), Vec::new());
+    // The cookie's removal would take away the session that the faster request has just given the browser.
+    current.effects().unknown_session = superseded;
+    current
 }
 
 /// Notices, after the handler, that it ended the session without this crate; also when the handler did not come to its end
@@ -227,6 +269,10 @@ pub(crate) fn finish<B: Default>(current: &Current, response: &mut Response<B>) 
     }
     for (name, value) in effects.headers {
         headers.append(name, value);
+    }
+    if effects.unknown_session && !effects.signed_out {
+        let own = KeepSessionCookie::but_for(response.headers());
+        response.extensions_mut().insert(own);
     }
 }
 

@@ -383,7 +383,9 @@ async fn the_earlier_sign_in_of_the_account_is_replaced_r37() {
     );
     let second = app.get(&mut browser, "/token").await.body().to_owned();
     assert_ne!(first, second);
-    revoked(&provider).await;
+    // The provider may have given both the same grant, so the old tokens are left to end by themselves.
+    assert!(app.auth.shutdown().await.finished);
+    assert_eq!(provider.count(|e| matches!(e, Event::Revoked { .. })), 0);
     assert!(provider.is_active(&second), "the new sign-in's tokens stay");
 
     // In another browser it is another sign-in.
@@ -424,7 +426,11 @@ async fn the_other_account_stays_under_a_new_key_that_a_racing_save_does_not_hav
     let cookie = format!("id={old_cookie}; Path=/; Secure; HttpOnly; SameSite=Strict");
     racer.set_cookie(&app.base, &cookie).unwrap();
     assert_eq!(app.get(&mut racer, "/whoami").await.body(), "nobody");
-    assert_eq!(racer.cookie("127.0.0.1", "id"), None, "and its cookie goes");
+    // Its cookie stays: the removal could reach a browser that has just got the new session's.
+    assert_eq!(
+        racer.cookie("127.0.0.1", "id").map(str::to_owned),
+        Some(old_cookie.clone())
+    );
     assert!(
         store
             .load(&old_cookie.parse().unwrap())

@@ -99,6 +99,17 @@ impl From<SignInError> for Error {
     }
 }
 
+/// The causes that are nobody's wish.
+macro_rules! ends_by_itself {
+    () => {
+        Cause::Idle
+            | Cause::Absolute
+            | Cause::Capacity
+            | Cause::SessionEnded
+            | Cause::RefreshRejected
+    };
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         self.stopped.cancel();
@@ -156,6 +167,11 @@ impl Cache {
             (RevocationPolicy::Never, _) => RevokeRule::Nothing,
             // R16: it is not authenticated, so anyone could have sent it.
             (_, Cause::FrontChannel) => RevokeRule::Nothing,
+            // The provider may have given the sign-in that takes its place the same grant.
+            (_, Cause::Replaced) => RevokeRule::Nothing,
+            // Not by the user's hand: what else they are signed in to goes on, perhaps under the same grant.
+            (RevocationPolicy::Always, ends_by_itself!()) => RevokeRule::OnlySignIn,
+            (RevocationPolicy::UnlessOffline, ends_by_itself!()) => RevokeRule::Nothing,
             (RevocationPolicy::UnlessOffline, _) | (_, Cause::BackChannel) => {
                 RevokeRule::UnlessOffline
             }
@@ -184,6 +200,7 @@ impl Cache {
         for (flag, lookup) in flags.into_iter().zip(found) {
             opened.push(match lookup {
                 Lookup::Gone(cause) => Opened::Dead(cause),
+                Lookup::Moved => Opened::Moved,
                 Lookup::Live(_) if flag.ended() => Opened::Dead(flag.cause()),
                 Lookup::Live(_) if self.0.pending.covers(&flag.address()) => Opened::Dead(None),
                 Lookup::Live(stored) => {

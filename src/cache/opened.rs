@@ -21,6 +21,8 @@ const GOOD_FOR: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) enum Opened {
     Live(SignIn),
+    /// The sign-in goes on under another key: another request has just renewed the session.
+    Moved,
     /// The sign-in has ended, and why, where that is known.
     Dead(Option<Cause>),
 }
@@ -152,7 +154,7 @@ impl SignIn {
                 self.keep(stored.clone(), now);
                 Ok(stored)
             }
-            Lookup::Gone(_) => Err(ended()),
+            Lookup::Moved | Lookup::Gone(_) => Err(ended()),
         }
     }
 

@@ -191,7 +191,7 @@ impl Cache {
     async fn at(&self, address: &Address) -> Answer {
         match self.0.store.get(address).await? {
             Lookup::Live(stored) => Ok(stored),
-            Lookup::Gone(_) => Err(ended()),
+            Lookup::Moved | Lookup::Gone(_) => Err(ended()),
         }
     }
 
@@ -282,6 +282,11 @@ impl Cache {
         ))
     }
 
+    async fn was_replaced(&self, address: &Address) -> bool {
+        let now = self.0.store.get(address).await;
+        matches!(now, Ok(Lookup::Gone(Some(Cause::Replaced))))
+    }
+
     /// Whether there was something to end, or may have been.
     async fn end(&self, target: Target, cause: Cause) -> bool {
         let correlation_id = OperationId::random().to_string();
@@ -318,7 +323,10 @@ impl Cache {
         match kept {
             Ok(stored) => Ok(stored),
             Err(Lost::Answer(instead)) => {
-                self.discard(&entry, answer).await;
+                // The sign-in that goes on, or the one that took its place, may hang on the same grant.
+                if instead.is_err() && !self.was_replaced(&address).await {
+                    self.discard(&entry, answer).await;
+                }
                 instead
             }
             Err(Lost::SignIn(error, cause)) => {
@@ -375,7 +383,9 @@ impl Cache {
                 }
                 Ok(Replaced::Gone) => break (added, Lost::Answer(Err(ended()))),
                 Ok(Replaced::Changed) => match self.0.store.get(&address).await {
-                    Ok(Lookup::Gone(_)) => break (added, Lost::Answer(Err(ended()))),
+                    Ok(Lookup::Moved | Lookup::Gone(_)) => {
+                        break (added, Lost::Answer(Err(ended())));
+                    }
                     // Someone changed the entry without the lease, such as its label; a changed refresh token means
                     // that this answer is the older one.
                     Ok(Lookup::Live(stored)) if same_refresh_token(&stored.entry, &base.entry) => {

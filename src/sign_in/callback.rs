@@ -39,7 +39,7 @@ pub(crate) async fn callback(
     let core = current.core();
     let query = query.unwrap_or_default();
     let resumed = resume(current, headers, query);
-    let mut query = parameters(Some(resumed.as_deref().unwrap_or(query)))?;
+    let query = parameters(Some(resumed.as_deref().unwrap_or(query)))?;
     let pending = query
         .get("state")
         .and_then(|state| Pending::recall(current, headers, state))
@@ -49,34 +49,15 @@ pub(crate) async fn callback(
             return Ok(Next::Handover(next));
         }
     }
-    claim(current, &pending).await?;
-    pending.forget(current);
-
     let provider = core
         .cache
         .provider(&pending.issuer)
         .ok_or_else(|| Failure::bad_request("unknown_provider"))?;
     let metadata = provider.metadata().await.map_err(Error::from)?;
-    // RFC 9207 section 2.4: compared exactly; absent although advertised is an answer from somewhere else.
-    match query.get("iss") {
-        Some(issuer) if issuer == provider.issuer() => {}
-        None if !metadata.iss_parameter => {}
-        _ => return Err(Failure::bad_request("issuer_mismatch")),
-    }
-    if let Some(code) = query.get("error") {
-        let failure = Failure::bad_request(code);
-        tracing::info!(
-            target: "axum_signout::sign_in",
-            issuer = provider.issuer(),
-            code = failure.code,
-            "the provider refused a sign-in"
-        );
-        return Err(failure);
-    }
-    let code = query
-        .remove("code")
-        .filter(|code| !code.is_empty())
-        .ok_or_else(|| Failure::bad_request("invalid_request"))?;
+    pending.forget(current);
+    let code = code(provider, metadata.iss_parameter, query)?;
+    // Only now, when there is something to be had for it: what strangers send must not fill the store.
+    claim(current, &pending).await?;
 
     let Some(session) = current.session().cloned() else {
         return Err(Error::new(ErrorKind::Misconfigured, "there is no session layer").into());
@@ -231,17 +212,44 @@ fn resume(current: &Current, headers: &HeaderMap, query: &str) -> Option<String>
     Some(answer)
 }
 
+/// The code of an answer that comes from the provider that was asked.
+fn code(
+    provider: &Provider,
+    states_issuer: bool,
+    mut answer: HashMap<String, String>,
+) -> Result<String, Failure> {
+    // RFC 9207 section 2.4: compared exactly; absent although advertised is an answer from somewhere else.
+    match answer.get("iss") {
+        Some(issuer) if issuer == provider.issuer() => {}
+        None if !states_issuer => {}
+        _ => return Err(Failure::bad_request("issuer_mismatch")),
+    }
+    if let Some(code) = answer.get("error") {
+        let failure = Failure::bad_request(code);
+        tracing::info!(
+            target: "axum_signout::sign_in",
+            issuer = provider.issuer(),
+            code = failure.code,
+            "the provider refused a sign-in"
+        );
+        return Err(failure);
+    }
+    answer
+        .remove("code")
+        .filter(|code| !code.is_empty())
+        .ok_or_else(|| Failure::bad_request("invalid_request"))
+}
+
+/// The longest that a code may live (RFC 6749 section 4.1.2).
+const CODE_LIFE: Duration = Duration::from_secs(10 * 60);
+
 /// Used once (R36): a second answer for the same request is refused, also on another node.
 async fn claim(current: &Current, pending: &Pending) -> Result<(), Failure> {
     let core = current.core();
     let claimed = core
         .cache
         .store()
-        .claim(
-            &pending.claim_name(),
-            OperationId::random(),
-            core.config.pending_sign_in,
-        )
+        .claim(&pending.claim_name(), OperationId::random(), CODE_LIFE)
         .await
         .map_err(Error::from)?;
     match claimed {

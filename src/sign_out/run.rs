@@ -197,7 +197,10 @@ pub(crate) async fn renew_session(
             Err(error) => tracing::error!(%error, "a sign-in could not be kept"),
         }
     }
-    end_session(session).await;
+    let ended = end_session(session).await;
+    if renewed.is_empty() {
+        return ended;
+    }
     if let Err(error) = move_in(session, &renewed).await {
         tracing::error!(%error, "the session of the accounts that stay could not be saved");
         end_session(session).await;

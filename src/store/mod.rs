@@ -165,6 +165,8 @@ pub enum Lookup {
     /// It is not, and why, where a removal left that. One whose time is up is gone before [`TokenStore::due`] has
     /// collected it; a store may then tell the cause already.
     Gone(Option<Cause>),
+    /// It is there, but another key opens it by now: what the session holds is an old copy.
+    Moved,
 }
 
 impl Lookup {
@@ -173,7 +175,7 @@ impl Lookup {
     pub fn live(self) -> Option<Stored> {
         match self {
             Self::Live(stored) => Some(stored),
-            Self::Gone(_) => None,
+            Self::Moved | Self::Gone(_) => None,
         }
     }
 }
@@ -255,13 +257,17 @@ pub enum RevokeRule {
     All,
     /// All but those of a sign-in with `offline_access` (Back-Channel Logout section 2.7).
     UnlessOffline,
+    /// All, if the account has no other sign-in left: those of one browser may hang on one grant at the provider, which ends
+    /// with the first token of it that is revoked.
+    OnlySignIn,
 }
 
 impl RevokeRule {
-    /// Whether tokens are revoked.
+    /// Whether tokens are revoked, of a sign-in that leaves so many others of its account behind.
     #[must_use]
-    pub fn applies_to(self, tokens: &TokenSet) -> bool {
+    pub fn applies_to(self, tokens: &TokenSet, others: usize) -> bool {
         match self {
+            Self::OnlySignIn => others == 0,
             Self::Nothing => false,
             Self::All => true,
             Self::UnlessOffline => !tokens.is_offline(),
@@ -487,7 +493,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug + 'static {
     /// again does not prolong it.
     ///
     /// # Errors
-    /// [`StoreErrorKind::Full`] at the limit of claims and leases.
+    /// [`StoreErrorKind::Full`] at the limit of leases, which is apart from that of claims.
     async fn lease(&self, name: &ClaimName, holder: OperationId, hold: Duration) -> Result<Lease>;
 
     /// Gives a lease back.

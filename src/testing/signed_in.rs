@@ -187,7 +187,7 @@ impl Browser {
             let opened = self.auth.core().cache.open(held).await?;
             let live = opened.into_iter().filter_map(|one| match one {
                 Opened::Live(sign_in) => Some(sign_in),
-                Opened::Dead(_) => None,
+                Opened::Moved | Opened::Dead(_) => None,
             });
             Ok(live.collect())
         };

@@ -105,7 +105,8 @@ async fn the_least_recently_used_leaves_when_there_are_too_many() {
             (Cause::Capacity, "alice".into())
         ]
     );
-    assert!(world.revoked().len() >= 4);
+    // Each account has another sign-in, whose tokens may hang on the same grant.
+    assert!(world.revoked().is_empty());
 }
 
 #[tokio::test]

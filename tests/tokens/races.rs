@@ -157,7 +157,8 @@ async fn the_same_account_signed_in_again_replaces_its_sign_in_and_its_refresh_r
     assert_eq!(world.sign_ins().await, 1);
     world.finish().await;
     assert_eq!(world.app.seen()[0].cause, Cause::Replaced);
-    assert_eq!(revoked(&world), (2, 2));
+    // The new sign-in may hang on the same grant.
+    assert_eq!(revoked(&world), (0, 0));
 }
 
 /// Promise 1, for a handler that was already running: a WebSocket, say.

@@ -335,7 +335,7 @@ async fn refreshes_for_different_scopes_queue_up_r29() {
 #[tokio::test]
 async fn an_outage_serves_what_is_still_valid_and_ends_nothing_r30() {
     let rows = [
-        ("500", Fault::Status(500), 5),
+        ("503", Fault::Status(503), 5),
         ("503 with Retry-After", Fault::StatusRetryAfter(503, 7), 7),
         ("429", Fault::StatusRetryAfter(429, 9), 9),
         (

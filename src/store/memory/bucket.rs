@@ -197,12 +197,12 @@ impl Bucket {
             let left = self.tombstones.get(address, now);
             return Lookup::Gone(left.map(|tombstone| tombstone.cause));
         };
-        if key.is_some_and(|key| !slot.has_key(key)) {
-            return Lookup::Gone(None);
-        }
         let (expires, cause) = slot.end();
         if expires <= now {
             return Lookup::Gone(Some(cause));
+        }
+        if key.is_some_and(|key| !slot.has_key(key)) {
+            return Lookup::Moved;
         }
         Lookup::Live(Stored {
             entry: slot.entry.clone(),

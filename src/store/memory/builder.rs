@@ -62,7 +62,7 @@ impl MemoryTokenStoreBuilder {
         self
     }
 
-    /// Most claims and leases together, by default 1,000,000, some 150 MiB: logout tokens of ten minutes at more than a
+    /// Most claims, and most leases, by default 1,000,000, some 150 MiB: logout tokens of ten minutes at more than a
     /// thousand a second. At the limit whoever claims is refused.
     pub fn max_claims(mut self, max: usize) -> Self {
         self.max_claims = max;

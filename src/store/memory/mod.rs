@@ -31,7 +31,7 @@ use self::bucket::{Bucket, Context, Refusal};
 pub use self::builder::MemoryTokenStoreBuilder;
 use self::evict::Spread;
 use self::expiring::Expiring;
-use self::names::Names;
+use self::names::{Names, Rooms};
 use self::quota::Quota;
 use self::selectors::Selectors;
 use self::stripes::{STRIPES, Stripes, lock};
@@ -85,7 +85,7 @@ pub struct MemoryTokenStore {
     holders: Mutex<Expiring<OperationId, Items>>,
     sign_ins: Quota,
     members: Quota,
-    claims: Quota,
+    claims: Rooms,
     outbox: Quota,
     max_per_account: usize,
     spread: Spread,
@@ -118,7 +118,7 @@ impl MemoryTokenStore {
             holders: Mutex::default(),
             sign_ins: Quota::new(builder.max_sign_ins),
             members: Quota::new(max_selectors),
-            claims: Quota::new(builder.max_claims),
+            claims: Rooms::new(builder.max_claims),
             outbox: Quota::new(builder.max_outbox),
             max_per_account: builder.max_sign_ins_per_account,
             spread: Spread::default(),

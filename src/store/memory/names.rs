@@ -13,6 +13,23 @@ struct Claimed {
     settled: bool,
 }
 
+/// How many claims and leases there may be. Apart: claims are made for strangers, and must not keep anybody's tokens from
+/// being refreshed.
+#[derive(Debug)]
+pub(super) struct Rooms {
+    claims: Quota,
+    leases: Quota,
+}
+
+impl Rooms {
+    pub(super) fn new(max: usize) -> Self {
+        Self {
+            claims: Quota::new(max),
+            leases: Quota::new(max),
+        }
+    }
+}
+
 /// The claims and leases of one stripe. A claim and a lease of the same name have nothing to do with each other.
 #[derive(Default)]
 pub(super) struct Names {
@@ -32,13 +49,13 @@ impl Names {
         holder: OperationId,
         hold: Duration,
         now: Timestamp,
-        room: &Quota,
+        rooms: &Rooms,
     ) -> Option<Claim> {
         if let Some(claimed) = self.claims.get(name, now) {
             let held = claimed.holder == holder && !claimed.settled;
             return Some(if held { Claim::Held } else { Claim::Taken });
         }
-        if !room.try_take() {
+        if !rooms.claims.try_take() {
             return None;
         }
         let claimed = Claimed {
@@ -46,7 +63,7 @@ impl Names {
             settled: false,
         };
         if self.claims.insert(*name, claimed, now.plus(hold)).is_some() {
-            room.give_back();
+            rooms.claims.give_back();
         }
         Some(Claim::Held)
     }
@@ -78,12 +95,12 @@ impl Names {
         name: &ClaimName,
         holder: OperationId,
         now: Timestamp,
-        room: &Quota,
+        rooms: &Rooms,
     ) {
         let claimed = self.claims.get(name, now);
         let mine = claimed.is_some_and(|claimed| claimed.holder == holder && !claimed.settled);
         if mine && self.claims.remove(name).is_some() {
-            room.give_back();
+            rooms.claims.give_back();
         }
     }
 
@@ -94,7 +111,7 @@ impl Names {
         holder: OperationId,
         hold: Duration,
         now: Timestamp,
-        room: &Quota,
+        rooms: &Rooms,
     ) -> Option<Lease> {
         if let Some((had, until)) = self.leases.get_mut(name, now) {
             let left = until.since(now);
@@ -104,11 +121,11 @@ impl Names {
                 Lease::Busy(left)
             });
         }
-        if !room.try_take() {
+        if !rooms.leases.try_take() {
             return None;
         }
         if self.leases.insert(*name, holder, now.plus(hold)).is_some() {
-            room.give_back();
+            rooms.leases.give_back();
         }
         Some(Lease::Held(hold))
     }
@@ -118,27 +135,27 @@ impl Names {
         name: &ClaimName,
         holder: OperationId,
         now: Timestamp,
-        room: &Quota,
+        rooms: &Rooms,
     ) {
         let mine = self.leases.get(name, now) == Some(&holder);
         if mine && self.leases.remove(name).is_some() {
-            room.give_back();
+            rooms.leases.give_back();
         }
     }
 
     /// Clears away up to `limit` of each kind that has ended.
-    pub(super) fn purge(&mut self, limit: usize, now: Timestamp, room: &Quota) {
+    pub(super) fn purge(&mut self, limit: usize, now: Timestamp, rooms: &Rooms) {
         for _ in 0..limit {
             if self.claims.pop_ended(now).is_none() {
                 break;
             }
-            room.give_back();
+            rooms.claims.give_back();
         }
         for _ in 0..limit {
             if self.leases.pop_ended(now).is_none() {
                 break;
             }
-            room.give_back();
+            rooms.leases.give_back();
         }
     }
 }

@@ -165,6 +165,7 @@ macro_rules! __store_contract_rows {
                 all_but_one_are_removed
                 one_is_removed_only_at_the_generation_that_was_meant
                 removing_what_is_not_there_succeeds_a14
+                the_last_sign_in_of_an_account_is_the_one_revoked_r32
                 what_is_to_be_revoked_is_in_the_outbox_r25
                 expired_sign_ins_are_handed_out_with_the_lifetime_that_ended_r42
                 due_hands_each_sign_in_to_one_caller

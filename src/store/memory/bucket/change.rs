@@ -290,7 +290,9 @@ impl Bucket {
             .extend(slot.downstream.into_iter().flatten());
         // An address is used once, so its name serves as the item's: a removal that is sent again cannot put a second
         // one in.
-        let to_revoke = removal.revoke.applies_to(&slot.entry.tokens)
+        let to_revoke = removal
+            .revoke
+            .applies_to(&slot.entry.tokens, siblings as usize - 1)
             && self.outbox.put(
                 OperationId::from_bytes(*address.id.as_bytes()),
                 address.account,

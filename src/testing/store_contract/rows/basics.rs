@@ -18,7 +18,7 @@ pub async fn a_sign_in_is_opened_by_its_own_key_only(factory: &dyn Factory) {
         key: SessionKey::random(),
         ..ann.clone()
     };
-    assert!(matches!(test.load(&wrong).await, Lookup::Gone(None)));
+    assert!(matches!(test.load(&wrong).await, Lookup::Moved));
     assert!(test.is_there(&ann.address).await);
 }
 
@@ -225,7 +225,7 @@ pub async fn a_new_key_makes_the_old_one_worthless(factory: &dyn Factory) {
         ..ann.clone()
     };
     assert!(test.store().rekey(&ann, &new.key.hash()).await.unwrap());
-    assert!(matches!(test.load(&ann).await, Lookup::Gone(_)));
+    assert!(matches!(test.load(&ann).await, Lookup::Moved));
     let stored = test.live(&new).await.unwrap();
     assert_eq!(stored.generation, Generation::FIRST);
     let wrong = Locator {

@@ -115,8 +115,11 @@ pub async fn too_many_claims_and_leases_are_refused(factory: &dyn Factory) {
     let name = |n: u8| ClaimName::of("test", &[&[n]]);
     let holder = OperationId::random();
     let store = test.store();
-    for n in 0..2 {
+    // Apart: claims are made for strangers, and must not keep anybody from a lease.
+    for n in 0..4 {
         store.claim(&name(n), holder, MINUTE).await.unwrap();
+    }
+    for n in 0..4 {
         store.lease(&name(n), holder, MINUTE).await.unwrap();
     }
     let full = StoreErrorKind::Full;

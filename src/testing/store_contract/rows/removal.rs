@@ -231,3 +231,19 @@ pub async fn due_prefers_nobody(factory: &dyn Factory) {
     assert_eq!(accounts.len(), 11, "one account keeps the others waiting");
     assert!(due.len() <= MAX_BATCH);
 }
+
+pub async fn the_last_sign_in_of_an_account_is_the_one_revoked_r32(factory: &dyn Factory) {
+    let test = any(factory).await;
+    let one = test.sign_in(&someone(), "one").await;
+    let two = test.sign_in(&someone(), "two").await;
+    let removal = Removal {
+        revoke: RevokeRule::OnlySignIn,
+        ..removal(Cause::Idle)
+    };
+    for (locator, revoked) in [(one, false), (two, true)] {
+        let target = Target::SignIn(locator.address);
+        let removed = test.remove(target, &removal).await;
+        assert_eq!(removed.len(), 1);
+        assert_eq!(removed[0].to_revoke, revoked);
+    }
+}
