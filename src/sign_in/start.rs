@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::id::random_text;
 use crate::provider::{AuthorizationRequest, Provider};
 use crate::return_url::SafeTarget;
-use crate::sign_out::was_interrupted;
+use crate::sign_out::unfinished;
 
 /// The query of the sign-in route, by name.
 #[derive(Debug, Default)]
@@ -69,7 +69,7 @@ pub(crate) async fn start(
         ),
     };
     let mut prompt = query.prompt.clone();
-    if prompt.is_none() && was_interrupted(core, headers) {
+    if prompt.is_none() && unfinished(core, headers).is_some() {
         // R8: the sign-out at the provider may not have happened, so its session must not sign this user in again
         // unasked.
         prompt = Some("login".into());
