@@ -10,7 +10,7 @@ use axum::http::header;
 use axum::response::sse::{Event, KeepAlive};
 use axum::response::{Html, IntoResponse, Redirect, Sse};
 use axum_signout::testing::TestProvider;
-use axum_signout::{Auth, Error, ErrorKind, SignInId, Tokens};
+use axum_signout::{Auth, Error, ErrorKind, SignInId, SignOut, SignedOut, Tokens};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,7 @@ pub enum AcquireResult {
 pub async fn home(
     auth: Auth,
     tokens: Option<Tokens>,
+    sign_out: SignOut,
     session: Session,
     extract::State(state): extract::State<State>,
 ) -> Result<impl IntoResponse, PageError> {
@@ -70,6 +71,7 @@ pub async fn home(
     let view = View {
         auth: &auth,
         accounts: &accounts,
+        unfinished: sign_out.is_unfinished(),
         note: session.get(NOTE).await?,
         notice,
         seen: state.journal.seen(),
@@ -85,6 +87,11 @@ pub async fn home(
         [(header::CONTENT_SECURITY_POLICY, policy)],
         Html(page::render(&view).into_string()),
     ))
+}
+
+/// For who closed the provider's page before it was done.
+pub async fn finish(sign_out: SignOut) -> SignedOut {
+    sign_out.finish().await
 }
 
 #[derive(Deserialize)]
