@@ -156,7 +156,7 @@ impl Account {
         self.claims::<Roles>().map(|c| c.roles).unwrap_or_default()
     }
 
-    /// Issuer and subject hashed, or the values of the configured claims where all of them are there.
+    /// Issuer and subject hashed, or issuer and the values of the configured claims where all of them are there.
     pub(crate) fn hash(&self, identity: &[String]) -> AccountHash {
         let chosen = || -> Option<Vec<String>> {
             let claims = self.claims::<serde_json::Map<String, Value>>()?;
@@ -165,14 +165,15 @@ impl Account {
                 .map(|name| Some(claims.get(name)?.as_str()?.to_owned()))
                 .collect()
         };
-        if !identity.is_empty() {
-            if let Some(values) = chosen() {
-                let mut parts: Vec<&[u8]> = vec![b"claims"];
-                for (name, value) in identity.iter().zip(&values) {
-                    parts.extend([name.as_bytes(), value.as_bytes()]);
-                }
-                return AccountHash::of(&parts);
+        if !identity.is_empty()
+            && let Some(values) = chosen()
+        {
+            // With the issuer: what another provider says must not name an account of this one (A3).
+            let mut parts: Vec<&[u8]> = vec![b"claims", self.issuer().as_bytes()];
+            for (name, value) in identity.iter().zip(&values) {
+                parts.extend([name.as_bytes(), value.as_bytes()]);
             }
+            return AccountHash::of(&parts);
         }
         AccountHash::of(&[
             b"subject",
@@ -226,9 +227,11 @@ mod tests {
         let identity = ["tid".to_owned(), "oid".to_owned()];
         let claims = json!({"tid": "t", "oid": "o"});
         let one = Account::new("https://a", "1").with_claims(&claims);
-        let two = Account::new("https://b", "2").with_claims(&claims);
-        let partial = Account::new("https://b", "2").with_claims(&json!({"tid": "t"}));
+        let two = Account::new("https://a", "2").with_claims(&claims);
+        let other = Account::new("https://b", "1").with_claims(&claims);
+        let partial = Account::new("https://a", "2").with_claims(&json!({"tid": "t"}));
         assert_eq!(one.hash(&identity), two.hash(&identity));
+        assert_ne!(one.hash(&identity), other.hash(&identity));
         assert_ne!(one.hash(&[]), two.hash(&[]));
         assert_eq!(partial.hash(&identity), two.hash(&[]));
     }

@@ -99,13 +99,11 @@ impl Auth {
     }
 
     /// The layer with the session layer around it, in the right order for `Router` and `ServiceBuilder`.
-    #[must_use]
     pub fn layer_with<L>(&self, sessions: L) -> (SessionCookieFix, L, AuthLayer) {
         (self.session_cookie_fix(), sessions, self.layer())
     }
 
     /// The outermost part of [`layer_with`](Self::layer_with).
-    #[must_use]
     pub fn session_cookie_fix(&self) -> SessionCookieFix {
         SessionCookieFix::new(self.0.base.is_secure())
     }
@@ -117,7 +115,6 @@ impl Auth {
     }
 
     /// A link to sign-in that comes back to a page afterwards: a path or a URL on the allowlist.
-    #[must_use]
     pub fn sign_in_url(&self, return_to: &str) -> SignInUrl {
         SignInUrl {
             path: self.0.url(&self.0.config.paths.sign_in),
@@ -248,7 +245,8 @@ fn issued_at(token: &crate::token::IdToken) -> Option<i64> {
 
 pub(crate) fn sign_in_url(core: &Core, return_to: Option<&str>) -> String {
     let path = core.url(&core.config.paths.sign_in);
-    match return_to {
+    // One that sign-in would refuse is left out: the user can still sign in.
+    match return_to.filter(|target| core.sign_in_target(target).is_some()) {
         None => path,
         Some(return_to) => SignInUrl {
             path,

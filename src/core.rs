@@ -69,6 +69,26 @@ impl Core {
         }
     }
 
+    /// Where a sign-in may end: not on the crate's own routes, or a link to sign-in could sign the user out by a navigation
+    /// that comes from this origin.
+    pub(crate) fn sign_in_target(&self, wanted: &str) -> Option<SafeTarget> {
+        let target = self.allowed.check(wanted)?;
+        let whole = match target.as_str() {
+            path if path.starts_with('/') => format!("{}{path}", self.base.origin()),
+            url => url.to_owned(),
+        };
+        let page = whole.split(['?', '#']).next().unwrap_or_default();
+        let paths = &self.config.paths;
+        let own = [
+            &paths.sign_in,
+            &paths.sign_in_callback,
+            &paths.sign_out,
+            &paths.sign_out_callback,
+        ];
+        let is_own = own.into_iter().any(|path| self.url(path) == page);
+        (!is_own).then_some(target)
+    }
+
     /// The absolute URL of one of the crate's routes.
     pub(crate) fn url(&self, path: &str) -> String {
         self.base.join_mounted(path)

@@ -43,8 +43,9 @@ pub(crate) struct Asks {
     /// A script that wants JSON and cannot follow a redirect to another origin.
     pub(crate) json: bool,
     pub(crate) htmx: bool,
-    /// Path and query of what was asked for, as the client sent it.
-    pub(crate) uri: String,
+    /// What was asked for, as the client sent it.
+    uri: Uri,
+    cookies: Vec<HeaderValue>,
 }
 
 impl Asks {
@@ -69,9 +70,25 @@ impl Asks {
             navigation: navigation && !htmx && matches!(*method, Method::GET | Method::HEAD),
             json: accept.contains("application/json") && !accept.contains("text/html"),
             htmx,
-            uri: original
-                .path_and_query()
-                .map_or_else(|| original.path().to_owned(), ToString::to_string),
+            uri: original.clone(),
+            cookies: headers.get_all(header::COOKIE).iter().cloned().collect(),
+        }
+    }
+
+    /// The request's cookies.
+    pub(crate) fn cookies(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for cookie in &self.cookies {
+            headers.append(header::COOKIE, cookie.clone());
+        }
+        headers
+    }
+
+    /// Path and query, to come back to.
+    pub(crate) fn return_to(&self) -> &str {
+        match self.uri.path_and_query() {
+            Some(whole) => whole.as_str(),
+            None => self.uri.path(),
         }
     }
 }
@@ -229,7 +246,7 @@ mod tests {
                 &Extensions::new(),
             );
             assert_eq!([asks.navigation, asks.json, asks.htmx], expected, "{name}");
-            assert_eq!(asks.uri, "/a?b");
+            assert_eq!(asks.return_to(), "/a?b");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
 
 /// What is wrong with the configuration, found by a builder's `build()`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +105,17 @@ pub struct Error {
     kind: ErrorKind,
     context: Cow<'static, str>,
     retry_after: Option<Duration>,
+    wanted: Option<Box<Wanted>>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// What the user has to be asked for at the provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    pub(crate) scopes: Vec<String>,
+    pub(crate) resource: Option<String>,
+    /// The provider's claims challenge.
+    pub(crate) claims: Option<String>,
 }
 
 /// The category of an [`Error`].
@@ -173,8 +184,22 @@ impl Error {
             kind,
             context: context.into(),
             retry_after: None,
+            wanted: None,
             source: None,
         }
+    }
+
+    /// Notes what the user has to be asked for, along with what is noted already.
+    pub(crate) fn wanting(mut self, scopes: &[&str], resource: Option<&str>) -> Self {
+        let wanted = self.wanted.get_or_insert_default();
+        wanted.scopes = scopes.iter().map(ToString::to_string).collect();
+        wanted.resource = resource.map(str::to_owned);
+        self
+    }
+
+    pub(crate) fn with_challenge(mut self, claims: &str) -> Self {
+        self.wanted.get_or_insert_default().claims = Some(claims.to_owned());
+        self
     }
 
     /// Only for sources whose `Display` is known to be free of secrets.
@@ -211,6 +236,7 @@ impl Clone for Error {
                 Some(source) => format!("{}: {source}", self.context).into(),
             },
             retry_after: self.retry_after,
+            wanted: self.wanted.clone(),
             source: None,
         }
     }
@@ -255,6 +281,9 @@ impl IntoResponse for Error {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(self.kind);
+        if let Some(wanted) = self.wanted {
+            response.extensions_mut().insert(*wanted);
+        }
         response
     }
 }

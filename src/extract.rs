@@ -74,7 +74,7 @@ impl IntoResponse for NotSignedIn {
         }
         let mut response = core
             .pages
-            .not_signed_in(&crate::auth::sign_in_url(core, Some(&asks.uri)));
+            .not_signed_in(&crate::auth::sign_in_url(core, Some(asks.return_to())));
         *response.status_mut() = StatusCode::UNAUTHORIZED;
         response.extensions_mut().insert(ErrorKind::NotSignedIn);
         response

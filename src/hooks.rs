@@ -384,7 +384,10 @@ mod tests {
         hooks.after_callback(|_| std::future::pending::<()>());
         hooks.after_callback(|_| async { explode() });
         // A panic before the future exists is one inside the hook all the same.
-        hooks.after_callback(|_| std::future::ready(explode()));
+        hooks.after_callback(|_| {
+            explode();
+            std::future::ready(())
+        });
         let count = called.clone();
         hooks.after_callback(move |_| {
             let count = count.clone();

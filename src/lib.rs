@@ -1,4 +1,4 @@
-//! The token cache and the sign-out for Axum web apps.
+#![doc = include_str!("docs/overview.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs, unreachable_pub)]
 
@@ -81,3 +81,8 @@ pub use crate::session::AnySession;
 pub use crate::sign_out::EndSessionRequest;
 pub use crate::signed_out::{SignOut, SignedOut};
 pub use crate::token::{AccessToken, IdToken, IdTokenField, TokenSet};
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -13,7 +13,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::HeaderValue;
 use url::{Host, Url};
 
 use crate::error::ConfigError;
@@ -27,7 +26,6 @@ pub(crate) struct BaseUrl {
     /// The root of the origin.
     root: Url,
     origin: Box<str>,
-    host: Box<str>,
     /// Empty, or a path that begins with a slash and does not end with one.
     prefix: Box<str>,
 }
@@ -78,7 +76,6 @@ impl BaseUrl {
         root.set_path("/");
         Ok(Self {
             origin: url.origin().ascii_serialization().into(),
-            host: host.into(),
             prefix: prefix.into(),
             root,
         })
@@ -87,16 +84,6 @@ impl BaseUrl {
     /// Scheme, host and port, as a browser writes them in an `Origin` header.
     pub(crate) fn origin(&self) -> &str {
         &self.origin
-    }
-
-    /// The host, in the form that a browser sends.
-    pub(crate) fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The path that the routes are mounted under; empty, or with a leading and without a trailing slash.
-    pub(crate) fn prefix(&self) -> &str {
-        &self.prefix
     }
 
     /// Whether it is `https`.
@@ -204,11 +191,6 @@ impl Allowlist {
 pub(crate) struct SafeTarget(String);
 
 impl SafeTarget {
-    /// The start page of the origin.
-    pub(crate) fn root() -> Self {
-        Self("/".to_owned())
-    }
-
     /// A target that is named in the configuration.
     pub(crate) fn from_config(
         what: &'static str,
@@ -225,21 +207,6 @@ impl SafeTarget {
 
     pub(crate) fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// The target with its origin.
-    pub(crate) fn absolute(&self, base: &BaseUrl) -> String {
-        if self.0.starts_with('/') {
-            format!("{}{}", base.origin(), self.0)
-        } else {
-            self.0.clone()
-        }
-    }
-
-    /// For a `Location` header.
-    pub(crate) fn header_value(&self) -> HeaderValue {
-        // Printable ASCII by construction; the start page stands in for the case that cannot be.
-        HeaderValue::from_str(&self.0).unwrap_or(HeaderValue::from_static("/"))
     }
 }
 

@@ -13,8 +13,9 @@ use crate::auth::Auth;
 use crate::cache::{Opened, Order, SignIn};
 use crate::cause::Cause;
 use crate::current::{Asks, Current};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Wanted};
 use crate::session::AnySession;
+use crate::sign_in::ask_for;
 use crate::sign_out::{end_session, renew_session};
 use crate::store::Target;
 
@@ -179,10 +180,10 @@ impl Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        if let Some(check) = self.take() {
-            if tokio::runtime::Handle::try_current().is_ok() {
-                self.auth.core().cache.tasks().spawn(check);
-            }
+        if let Some(check) = self.take()
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            self.auth.core().cache.tasks().spawn(check);
         }
     }
 }
@@ -208,8 +209,8 @@ async fn evict_what_left(auth: &Auth, session: &AnySession, sign_ins: Vec<SignIn
 pub(crate) fn finish<B: Default>(current: &Current, response: &mut Response<B>) {
     let core = current.core();
     let signed_in = !current.opened().is_empty();
-    let effects = std::mem::take(&mut *current.effects());
     send_to_sign_in(current, response);
+    let effects = std::mem::take(&mut *current.effects());
     let headers = response.headers_mut();
     let private = signed_in && core.config.no_store;
     if private && !headers.contains_key(header::CACHE_CONTROL)
@@ -231,28 +232,40 @@ pub(crate) fn finish<B: Default>(current: &Current, response: &mut Response<B>) 
 
 /// A 401 of this crate becomes the way to sign-in for those who can be sent there.
 fn send_to_sign_in<B: Default>(current: &Current, response: &mut Response<B>) {
-    let needs_user = matches!(
-        response.extensions().get::<ErrorKind>(),
-        Some(ErrorKind::NotSignedIn | ErrorKind::InteractionRequired)
-    );
-    let (core, asks) = (current.core(), current.asks());
-    if !needs_user || response.status() != StatusCode::UNAUTHORIZED {
+    if response.status() != StatusCode::UNAUTHORIZED {
         return;
     }
-    if asks.htmx {
-        let url = crate::auth::sign_in_url(core, None);
-        if let Ok(url) = HeaderValue::from_str(&url) {
-            response.headers_mut().insert("hx-redirect", url);
-        }
-    } else if asks.navigation && core.config.redirect_to_sign_in {
-        let url = crate::auth::sign_in_url(core, Some(&asks.uri));
-        if let Ok(url) = HeaderValue::from_str(&url) {
-            let mut redirect = Response::new(B::default());
-            *redirect.status_mut() = StatusCode::SEE_OTHER;
-            let headers = redirect.headers_mut();
-            headers.insert(header::LOCATION, url);
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            *response = redirect;
-        }
+    let (core, asks) = (current.core(), current.asks());
+    let redirect = asks.navigation && core.config.redirect_to_sign_in;
+    if !redirect && !asks.htmx {
+        return;
     }
+    // What htmx asked for is a part of a page, and not one to come back to.
+    let return_to = redirect.then(|| asks.return_to());
+    let url = match response.extensions().get::<ErrorKind>() {
+        Some(ErrorKind::NotSignedIn) => Some(crate::auth::sign_in_url(core, return_to)),
+        Some(ErrorKind::InteractionRequired) => {
+            let wanted = response.extensions().get::<Wanted>().cloned();
+            ask_for(
+                current,
+                &asks.cookies(),
+                &wanted.unwrap_or_default(),
+                return_to,
+            )
+        }
+        _ => None,
+    };
+    let Some(url) = url.and_then(|url| HeaderValue::from_str(&url).ok()) else {
+        return;
+    };
+    if asks.htmx {
+        response.headers_mut().insert("hx-redirect", url);
+        return;
+    }
+    let mut redirect = Response::new(B::default());
+    *redirect.status_mut() = StatusCode::SEE_OTHER;
+    let headers = redirect.headers_mut();
+    headers.insert(header::LOCATION, url);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    *response = redirect;
 }

@@ -100,18 +100,6 @@ impl AnySession {
         either!(self, session => session.is_modified())
     }
 
-    /// Whether two handles belong to one session, as far as their ids can tell: two that have no id yet count as one.
-    pub(crate) fn same_as(&self, other: &Self) -> bool {
-        match (&self.0, &other.0) {
-            #[cfg(feature = "tower-sessions-015")]
-            (Inner::V015(one), Inner::V015(two)) => one.id() == two.id(),
-            #[cfg(feature = "tower-sessions-014")]
-            (Inner::V014(one), Inner::V014(two)) => one.id() == two.id(),
-            #[allow(unreachable_patterns)]
-            _ => false,
-        }
-    }
-
     /// Ends the session: its data and its id are gone from this handle, so that the session layer sends the cookie's
     /// removal and saves nothing. What is inserted afterwards gets a new id.
     ///

@@ -41,7 +41,11 @@ pub(crate) enum Expiry {
     Unknown,
     /// So long after it was received, which nobody has stamped yet.
     In(Duration),
-    At(Timestamp),
+    /// `lifetime` is how long it lived from its issue, where that is known.
+    At {
+        end: Timestamp,
+        lifetime: Option<Duration>,
+    },
 }
 
 /// An access token and what is known of it. Cheap to clone.
@@ -98,7 +102,12 @@ impl AccessToken {
     /// When it ends.
     #[must_use]
     pub fn expires_at(self, end: Timestamp) -> Self {
-        self.change(|access| access.expiry = Expiry::At(end))
+        self.change(|access| {
+            access.expiry = Expiry::At {
+                end,
+                lifetime: None,
+            };
+        })
     }
 
     /// The type the provider stated, by default `Bearer`.
@@ -138,18 +147,22 @@ impl AccessToken {
     #[must_use]
     pub fn expires(&self) -> Option<Timestamp> {
         match self.0.expiry {
-            Expiry::At(end) => Some(end),
+            Expiry::At { end, .. } => Some(end),
             Expiry::Unknown | Expiry::In(_) => None,
         }
     }
 
-    /// Whether it can still be used at a moment, with a margin before its end.
+    /// Whether it can still be used at a moment, with a margin before its end: half its lifetime at most, for else a token
+    /// that lives for less than the margin would never be of use.
     #[must_use]
     pub fn is_valid_at(&self, now: Timestamp, margin: Duration) -> bool {
         match self.0.expiry {
             Expiry::Unknown => true,
-            Expiry::In(lifetime) => lifetime > margin,
-            Expiry::At(end) => now.plus(margin) < end,
+            Expiry::In(lifetime) => lifetime > margin.min(lifetime / 2),
+            Expiry::At { end, lifetime } => {
+                let margin = lifetime.map_or(margin, |lifetime| margin.min(lifetime / 2));
+                now.plus(margin) < end
+            }
         }
     }
 
@@ -171,7 +184,10 @@ impl AccessToken {
 
     fn stamp(&mut self, now: Timestamp) {
         if let Expiry::In(lifetime) = self.0.expiry {
-            Arc::make_mut(&mut self.0).expiry = Expiry::At(now.plus(lifetime));
+            Arc::make_mut(&mut self.0).expiry = Expiry::At {
+                end: now.plus(lifetime),
+                lifetime: Some(lifetime),
+            };
         }
     }
 }
@@ -344,10 +360,9 @@ impl TokenSet {
         // A token type serializes to the text it came from; one that does not is left at the default.
         if let Ok(serde_json::Value::String(token_type)) =
             serde_json::to_value(response.token_type())
+            && !token_type.eq_ignore_ascii_case("bearer")
         {
-            if !token_type.eq_ignore_ascii_case("bearer") {
-                access = access.with_type(token_type);
-            }
+            access = access.with_type(token_type);
         }
         let mut set = Self::new().with_access_token(access);
         if let Some(refresh) = response.refresh_token() {
@@ -389,7 +404,9 @@ mod tests {
         let token = &set.access_tokens()[0];
         assert_eq!(token.expires(), Some(at(1100)));
         assert!(token.is_valid_at(at(1039), Duration::from_secs(60)));
-        assert!(!token.is_valid_at(at(1040), Duration::from_secs(60)));
+        assert!(token.is_valid_at(at(1049), Duration::from_secs(60)));
+        assert!(!token.is_valid_at(at(1050), Duration::from_secs(60)));
+        assert!(!token.is_valid_at(at(1095), Duration::from_secs(5)));
     }
 
     #[test]

@@ -10,7 +10,10 @@ use crate::cause::Cause;
 use crate::hooks::Eviction;
 use crate::id::{AccountHash, Address, SignInId};
 use crate::report::{EvictedSignIn, HookOutcome};
-use crate::store::{Removal, Removed, StoreError, Target};
+use crate::store::{Removal, Removed, StoreError, StoreErrorKind, Target};
+
+/// How long an eviction waits for the store before it is held as pending.
+const STORE_WAIT: Duration = Duration::from_secs(5);
 
 /// One thing to take out.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +65,7 @@ impl Cache {
         let mut evicted = Evicted::default();
         for order in orders {
             let removal = self.removal(order.cause, order.logout_iat);
-            match self.0.store.remove(&order.target, &removal).await {
+            match self.remove(&order.target, &removal).await {
                 Ok(removed) => {
                     evicted.to_revoke += removed.iter().filter(|r| r.to_revoke).count();
                     evicted
@@ -76,6 +79,17 @@ impl Cache {
             }
         }
         evicted
+    }
+
+    /// A store that hangs is one whose answer is not known.
+    async fn remove(&self, target: &Target, removal: &Removal) -> Result<Vec<Removed>, StoreError> {
+        match tokio::time::timeout(STORE_WAIT, self.0.store.remove(target, removal)).await {
+            Ok(removed) => removed,
+            Err(_) => Err(StoreError::new(
+                StoreErrorKind::Unknown,
+                "the token store did not answer in time",
+            )),
+        }
     }
 
     /// What follows a removal in the store: running requests lose their tokens, and the outbox is looked at.
@@ -132,6 +146,8 @@ impl Cache {
             correlation_id = correlation,
             "eviction pending"
         );
+        // Before the flags: a request that opens the sign-in after they were flipped must find it here.
+        let retried = self.0.pending.add(target);
         match target {
             Target::SignIn(address) | Target::SignInAt(address, _) => {
                 self.0.live.end(&address.id, removal.cause);
@@ -141,7 +157,7 @@ impl Cache {
                 self.0.live.end_account(&account, Some(&id), removal.cause);
             }
         }
-        if !self.0.pending.add(target) {
+        if !retried {
             tracing::error!("too many evictions are pending: one more is not retried");
             return;
         }
@@ -160,10 +176,11 @@ impl Cache {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.0.stopped.cancelled() => break,
+                // Still pending, so still not served.
+                () = self.0.stopped.cancelled() => return,
             }
             pause = (pause * 2).min(Duration::from_secs(30));
-            match self.0.store.remove(&target, &removal).await {
+            match self.remove(&target, &removal).await {
                 Ok(removed) => {
                     let evictions = self.finish(removed, correlation_id);
                     self.0.pending.done(&target);

@@ -11,5 +11,5 @@ mod refresh;
 mod revoke;
 
 pub(crate) use self::evict::{Evicted, Order};
-pub(crate) use self::inner::{Cache, CacheParts, NewSignIn, SignInError};
+pub(crate) use self::inner::{Cache, CacheParts, NewSignIn};
 pub(crate) use self::opened::{Opened, SignIn};

@@ -46,6 +46,17 @@ pub(super) fn ended() -> Error {
     Error::new(ErrorKind::NotSignedIn, "the sign-in has ended")
 }
 
+/// OpenID Connect's own scopes say what is in an ID token, not what an access token opens, and several providers leave them out
+/// of an answer's `scope` or rename them there: a token is not looked for by them.
+const IDENTITY_SCOPES: [&str; 6] = [
+    "openid",
+    "profile",
+    "email",
+    "address",
+    "phone",
+    "offline_access",
+];
+
 /// The token of a set that serves a request for scopes and a resource. A request without either means the token of the
 /// sign-in itself.
 pub(super) fn pick<'t>(
@@ -56,13 +67,18 @@ pub(super) fn pick<'t>(
     margin: Duration,
 ) -> Option<&'t AccessToken> {
     let usable = |token: &&AccessToken| token.is_valid_at(now, margin);
+    let scopes: Vec<&str> = scopes
+        .iter()
+        .copied()
+        .filter(|scope| !IDENTITY_SCOPES.contains(scope))
+        .collect();
     if scopes.is_empty() && resource.is_none() {
         return tokens.access_tokens().first().filter(usable);
     }
     tokens
         .access_tokens()
         .iter()
-        .filter(|token| token.covers(scopes, resource))
+        .filter(|token| token.covers(&scopes, resource))
         .find(usable)
 }
 
@@ -151,14 +167,15 @@ impl SignIn {
         let stored = self.current().await?;
         let now = cache.clock.wall();
         let token = match pick(&stored.entry.tokens, scopes, resource, now, margin) {
-            Some(token) => token.clone(),
-            None => self.refreshed(&stored, scopes, resource).await?,
+            Some(token) => Ok(token.clone()),
+            None => self.refreshed(&stored, scopes, resource).await,
         };
-        // After the copy: an eviction that returned before this call began has flipped the flag by now.
+        // After the copy: an eviction that returned before this call began has flipped the flag by now. It also outweighs
+        // what made the sign-in end, such as the provider's answer.
         if self.has_ended() {
             return Err(ended());
         }
-        Ok(token)
+        token
     }
 
     async fn refreshed(
@@ -185,10 +202,14 @@ impl SignIn {
             (Ok(_), None) => Err(Error::new(
                 ErrorKind::InteractionRequired,
                 "the provider granted less than the scopes that were asked for",
-            )),
+            )
+            .wanting(scopes, resource)),
             (Err(error), Some(token)) if error.kind() != ErrorKind::NotSignedIn => {
                 tracing::debug!(kind = ?error.kind(), "a refresh failed, the token is still valid");
                 Ok(token.clone())
+            }
+            (Err(error), _) if error.kind() == ErrorKind::InteractionRequired => {
+                Err(error.clone().wanting(scopes, resource))
             }
             (Err(error), _) => Err(error.clone()),
         }
@@ -219,7 +240,13 @@ mod tests {
             .with_access_token(token("first", &["openid"], 1000))
             .with_access_token(token("mail", &["mail", "send"], 2000))
             .with_access_token(token("api", &["mail"], 2000).with_resource("https://api"));
-        let rows: [(&[&str], Option<&str>, i64, Option<&str>); 8] = [
+        type Row = (
+            &'static [&'static str],
+            Option<&'static str>,
+            i64,
+            Option<&'static str>,
+        );
+        let rows: [Row; 10] = [
             (&[], None, 0, Some("first")),
             (&[], None, 990, None),
             (&["mail"], None, 0, Some("mail")),
@@ -228,6 +255,8 @@ mod tests {
             (&["mail"], None, 1990, None),
             (&[], Some("https://api"), 0, Some("api")),
             (&["mail"], Some("https://other"), 0, None),
+            (&["email", "openid"], None, 0, Some("first")),
+            (&["mail", "offline_access"], None, 0, Some("mail")),
         ];
         for (scopes, resource, now, expected) in rows {
             let margin = Duration::from_secs(60);

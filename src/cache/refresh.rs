@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use tokio::time::Instant;
 
 use super::evict::Order;
 use super::inner::{Cache, selectors};
@@ -18,11 +19,12 @@ use crate::cause::Cause;
 use crate::clock::Timestamp;
 use crate::config::RevocationPolicy;
 use crate::error::{Error, ErrorKind};
-use crate::id::{AccountHash, Address, ClaimName, OperationId};
+use crate::id::{AccountHash, Address, ClaimName, OperationId, Selector};
 use crate::jwt::id_token::Expectations;
 use crate::provider::{Provider, TokenError, VerifyError};
 use crate::store::{
-    Entry, Generation, Lease, Lookup, Registered, Replaced, RetainedTokens, Started, Stored, Target,
+    Entry, Generation, Lease, Lookup, Registered, Replaced, RetainedTokens, Started, StoreError,
+    Stored, Target,
 };
 use crate::token::TokenSet;
 
@@ -143,26 +145,26 @@ impl Cache {
         let name = ClaimName::of("refresh", &[address.id.as_bytes()]);
         let holder = OperationId::random();
         let lease = self.lease_time();
-        let patience = self.0.clock.steady().plus(lease);
-        let mut waited = false;
+        let patience = Instant::now() + self.slowest() + LEASE_SLACK;
         loop {
             match self.0.store.lease(&name, holder, lease).await? {
                 Lease::Held(_) => break,
                 Lease::Busy(left) => {
-                    if waited && self.0.clock.steady() >= patience {
-                        return Err(Error::new(
-                            ErrorKind::ProviderUnavailable,
-                            "another refresh of this sign-in is under way",
-                        )
-                        .with_retry_after(left));
-                    }
-                    waited = true;
-                    tokio::time::sleep(left.min(LOOK_AGAIN)).await;
                     // A refresh elsewhere whose outcome is unknown keeps its lease, but one that succeeded shows.
                     let stored = self.at(&address).await?;
                     if stored.generation != known && self.serves(&stored, wanted) {
                         return Ok(stored);
                     }
+                    // On one node the flight keeps refreshes apart, so this lease is what an unknown outcome has left:
+                    // there is nothing to wait for.
+                    if !self.0.store.is_shared() || Instant::now() >= patience {
+                        return Err(Error::new(
+                            ErrorKind::ProviderUnavailable,
+                            "the outcome of an earlier refresh of this sign-in is not known",
+                        )
+                        .with_retry_after(left));
+                    }
+                    tokio::time::sleep(left.min(LOOK_AGAIN)).await;
                 }
             }
         }
@@ -178,8 +180,12 @@ impl Cache {
 
     /// Longer than the slowest provider's time-out, so that it covers the request whichever it is for.
     fn lease_time(&self) -> Duration {
-        let slowest = self.0.providers.iter().map(Provider::timeout).max();
-        slowest.unwrap_or_default() * 2 + LEASE_SLACK * 2
+        self.slowest() * 2 + LEASE_SLACK * 2
+    }
+
+    fn slowest(&self) -> Duration {
+        let timeouts = self.0.providers.iter().map(Provider::timeout);
+        timeouts.max().unwrap_or_default()
     }
 
     async fn at(&self, address: &Address) -> Answer {
@@ -244,44 +250,54 @@ impl Cache {
                 let kept = self.keep_answer(address, stored, provider, answer.tokens, wanted);
                 (kept.await, true)
             }
+            Err(TokenError::InvalidGrant) => (self.refused(&stored, address, wanted).await, true),
             Err(error) => {
-                let over = !matches!(
+                // Whoever sent an answer that cannot be read may have used the refresh token up.
+                let unknown = matches!(
                     error,
-                    TokenError::Unavailable {
-                        outcome_known: false,
-                        ..
-                    }
+                    TokenError::Unusable
+                        | TokenError::Unavailable {
+                            outcome_known: false,
+                            ..
+                        }
                 );
-                (Err(self.refused(&stored, address, error).await), over)
+                (Err(error.into()), !unknown)
             }
         }
     }
 
     /// R30: the sign-in ends only if the refresh token that was refused is still the one in the store.
-    async fn refused(&self, stored: &Stored, address: Address, error: TokenError) -> Error {
-        if !matches!(error, TokenError::InvalidGrant) {
-            return error.into();
+    async fn refused(&self, stored: &Stored, address: Address, wanted: &Wanted) -> Answer {
+        let target = Target::SignInAt(address, stored.generation);
+        if self.end(target, Cause::RefreshRejected).await {
+            return Err(ended());
         }
-        let order = Order::new(
-            Target::SignInAt(address, stored.generation),
-            Cause::RefreshRejected,
-        );
+        let now = self.at(&address).await?;
+        if self.serves(&now, wanted) {
+            return Ok(now);
+        }
+        Err(Error::new(
+            ErrorKind::ProviderUnavailable,
+            "the sign-in's tokens changed during a refresh",
+        ))
+    }
+
+    /// Whether there was something to end, or may have been.
+    async fn end(&self, target: Target, cause: Cause) -> bool {
         let correlation_id = OperationId::random().to_string();
-        let evicted = self.evict(&[order], &correlation_id).await;
-        if evicted.evictions.is_empty() && evicted.pending == 0 {
-            return Error::new(
-                ErrorKind::ProviderUnavailable,
-                "the sign-in's tokens changed during a refresh",
-            );
-        }
+        let evicted = self
+            .evict(&[Order::new(target, cause)], &correlation_id)
+            .await;
+        let any = !evicted.evictions.is_empty() || evicted.pending > 0;
         let cache = self.clone();
         self.0
             .tasks
             .spawn(async move { cache.tell(&evicted.evictions).await });
-        ended()
+        any
     }
 
-    /// Every token whose answer arrived ends in the cache or in the outbox.
+    /// Every token whose answer arrived ends in the cache or in the outbox. The refresh token that was sent is spent and
+    /// must not be sent again, so where its successor cannot be kept the sign-in ends.
     async fn keep_answer(
         &self,
         address: Address,
@@ -290,36 +306,60 @@ impl Cache {
         mut answer: TokenSet,
         wanted: &Wanted,
     ) -> Answer {
-        let now = self.0.clock.wall();
-        let checked = self
-            .checked_id_token(provider, &stored.entry, &mut answer)
-            .await;
-        let account = match checked {
-            Ok(account) => account,
-            Err(error) => {
-                // Tokens of who knows whom, in exchange for a refresh token that is spent: the sign-in cannot go on.
-                self.discard(&stored.entry, answer).await;
-                let order = Order::new(Target::SignIn(address), Cause::RefreshRejected);
-                self.evict_quietly(order).await;
-                return Err(error);
+        let entry = stored.entry.clone();
+        let kept = match self.checked_account(provider, &entry, &mut answer).await {
+            Ok((account, issued)) => {
+                self.write(address, stored, account, issued, &answer, wanted)
+                    .await
             }
+            // Tokens of who knows whom.
+            Err(error) => Err(Lost::SignIn(error, Cause::RefreshRejected)),
         };
+        match kept {
+            Ok(stored) => Ok(stored),
+            Err(Lost::Answer(instead)) => {
+                self.discard(&entry, answer).await;
+                instead
+            }
+            Err(Lost::SignIn(error, cause)) => {
+                self.discard(&entry, answer).await;
+                self.end(Target::SignIn(address), cause).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        address: Address,
+        stored: Stored,
+        account: Account,
+        issued: Option<i64>,
+        answer: &TokenSet,
+        wanted: &Wanted,
+    ) -> Result<Stored, Lost> {
+        let now = self.0.clock.wall();
         let operation = OperationId::random();
         let mut base = stored;
         let mut tries = 0;
-        loop {
-            let mut next = merged(&base.entry, &answer, account.clone(), wanted, now);
-            if let Err(error) = self.follow_sid(&base.entry, &mut next, &address).await {
-                self.discard(&base.entry, answer).await;
-                return Err(error);
-            }
+        let (added, lost) = loop {
+            let mut next = merged(&base.entry, answer, account.clone(), wanted, now);
+            let added = new_selectors(&base.entry, &next, !self.0.config.identity.is_empty());
+            next.selectors = base.entry.selectors.iter().chain(&added).cloned().collect();
             let next = Arc::new(next);
-            let replaced = self
-                .0
-                .store
-                .replace_if(&address, base.generation, next.clone(), operation)
-                .await;
-            match replaced {
+            let replaced = match self.register(&added, &address, issued).await {
+                Ok(Registered::Done) => {
+                    let store = &self.0.store;
+                    store
+                        .replace_if(&address, base.generation, next.clone(), operation)
+                        .await
+                }
+                Ok(Registered::Refused) => {
+                    break (added, Lost::SignIn(ended(), Cause::BackChannel));
+                }
+                Err(error) => Err(error),
+            };
+            let error = match replaced {
                 Ok(Replaced::Done(generation)) => {
                     tracing::info!(
                         target: "axum_signout::refresh",
@@ -333,104 +373,89 @@ impl Cache {
                         ..base
                     });
                 }
-                Ok(Replaced::Gone) => {
-                    self.discard(&base.entry, answer).await;
-                    return Err(ended());
-                }
-                Ok(Replaced::Changed) => match self.at(&address).await {
+                Ok(Replaced::Gone) => break (added, Lost::Answer(Err(ended()))),
+                Ok(Replaced::Changed) => match self.0.store.get(&address).await {
+                    Ok(Lookup::Gone(_)) => break (added, Lost::Answer(Err(ended()))),
                     // Someone changed the entry without the lease, such as its label; a changed refresh token means
                     // that this answer is the older one.
-                    Ok(stored) if same_refresh_token(&stored.entry, &base.entry) => base = stored,
-                    Ok(stored) => {
-                        self.discard(&base.entry, answer).await;
-                        return Ok(stored);
+                    Ok(Lookup::Live(stored)) if same_refresh_token(&stored.entry, &base.entry) => {
+                        base = stored;
+                        continue;
                     }
-                    Err(error) => {
-                        self.discard(&base.entry, answer).await;
-                        return Err(error);
-                    }
+                    Ok(Lookup::Live(stored)) => break (added, Lost::Answer(Ok(stored))),
+                    Err(error) => error,
                 },
-                Err(error) if tries < STORE_TRIES => {
-                    tries += 1;
-                    tracing::warn!(%error, "refreshed tokens could not be stored yet");
-                    tokio::time::sleep(STORE_PAUSE * tries).await;
-                }
-                Err(error) => {
-                    // The old refresh token is spent and must not be sent again, so the sign-in cannot go on.
-                    self.discard(&base.entry, answer).await;
-                    let order = Order::new(Target::SignIn(address), Cause::RefreshRejected);
-                    self.evict_quietly(order).await;
-                    return Err(error.into());
-                }
+                Err(error) => error,
+            };
+            tries += 1;
+            if tries > STORE_TRIES {
+                break (added, Lost::SignIn(error.into(), Cause::RefreshRejected));
+            }
+            tracing::warn!(%error, "refreshed tokens could not be stored yet");
+            tokio::time::sleep(STORE_PAUSE * tries).await;
+        };
+        // What was registered for the write leads nowhere.
+        for selector in &added {
+            if let Err(error) = self.0.store.unregister(selector, &address).await {
+                tracing::warn!(%error, "a selector keeps the address of no sign-in");
             }
         }
+        Err(lost)
     }
 
     /// R28: a new ID token must be of the same issuer, subject and audience. The account with the new claims, or the old
-    /// one where there is no new token.
-    async fn checked_id_token(
+    /// one where there is no new token; and when the new one was issued.
+    async fn checked_account(
         &self,
         provider: &Provider,
         entry: &Entry,
         answer: &mut TokenSet,
-    ) -> Result<Account, Error> {
-        let Some(id_token) = &answer.id_token.clone() else {
-            return Ok(entry.account.clone());
+    ) -> Result<(Account, Option<i64>), Error> {
+        let Some(id_token) = answer.id_token.clone() else {
+            return Ok((entry.account.clone(), None));
         };
         let held = entry.tokens.id_token();
         let expected = Expectations::refresh(entry.account.subject(), held);
-        let verified = match provider.verify_id_token(id_token, &expected).await {
+        let verified = match provider.verify_id_token(&id_token, &expected).await {
             Ok(verified) => verified,
             // Without keys nothing can be said about it. The token endpoint answered over TLS, so the other tokens are
             // kept; the claims stay those that were verified.
             Err(VerifyError::Unavailable(_)) => {
                 answer.id_token = None;
-                return Ok(entry.account.clone());
+                return Ok((entry.account.clone(), None));
             }
             Err(error) => return Err(error.into()),
         };
-        let mut account = Account::new(entry.account.issuer(), entry.account.subject());
-        if let Some(sid) = verified.sid().or(entry.account.sid()) {
+        let mut account = entry.account.clone();
+        if let Some(sid) = verified.sid() {
             account = account.with_sid(sid);
         }
-        Ok(
-            if entry.account.has_claims() && !entry.account.reads_id_token() {
-                entry.account.clone()
-            } else {
-                account.with_id_token(id_token.clone())
-            },
-        )
+        // Claims that the app gave stay the app's.
+        if !account.has_claims() || account.reads_id_token() {
+            account = account.with_id_token(id_token);
+        }
+        Ok((account, Some(verified.issued_at().as_secs())))
     }
 
-    /// The provider may name the session anew with a refresh: then a logout by the new name must find the sign-in.
-    async fn follow_sid(
+    /// The provider may name the session anew with a refresh: then a logout by the new name must find the sign-in, and
+    /// one that came while the answer was on its way has ended it.
+    async fn register(
         &self,
-        old: &Entry,
-        next: &mut Entry,
+        added: &[Selector],
         address: &Address,
-    ) -> Result<(), Error> {
-        if old.account.sid() == next.account.sid() {
-            return Ok(());
-        }
-        let by_subject = !self.0.config.identity.is_empty();
-        for selector in selectors(&next.account, &next.client_id, by_subject) {
-            if next.selectors.contains(&selector) {
-                continue;
-            }
-            // Not held against marks: the sign-in exists, and a logout for the new name can only come after this.
-            let registered = self
-                .0
-                .store
-                .register(&selector, address, &Started::default())
-                .await?;
+        issued: Option<i64>,
+    ) -> Result<Registered, StoreError> {
+        let started = Started {
+            at: None,
+            id_token_iat: issued,
+        };
+        for selector in added {
+            let registered = self.0.store.register(selector, address, &started).await?;
             if registered == Registered::Refused {
-                return Err(ended());
+                return Ok(registered);
             }
-            let mut all = next.selectors.to_vec();
-            all.push(selector);
-            next.selectors = all.into();
         }
-        Ok(())
+        Ok(Registered::Done)
     }
 
     async fn discard(&self, entry: &Entry, tokens: TokenSet) {
@@ -456,6 +481,23 @@ impl Cache {
             Err(error) => tracing::error!(%error, "tokens that were not kept are not revoked"),
         }
     }
+}
+
+/// What becomes of an answer that was not kept.
+enum Lost {
+    /// It alone is given up; this is what its caller gets instead.
+    Answer(Answer),
+    /// The sign-in ends with it.
+    SignIn(Error, Cause),
+}
+
+fn new_selectors(old: &Entry, next: &Entry, by_subject: bool) -> Vec<Selector> {
+    if old.account.sid() == next.account.sid() {
+        return Vec::new();
+    }
+    let mut wanted = selectors(&next.account, &next.client_id, by_subject);
+    wanted.retain(|selector| !old.selectors.contains(selector));
+    wanted
 }
 
 fn same_refresh_token(one: &Entry, two: &Entry) -> bool {

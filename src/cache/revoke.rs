@@ -32,8 +32,10 @@ impl Cache {
     pub(super) fn start_background(&self) {
         self.0.background.call_once(|| {
             let weak = Arc::downgrade(&self.0);
-            tokio::spawn(revoking(weak.clone(), OperationId::random()));
-            tokio::spawn(sweeping(weak));
+            // Tracked: a shutdown waits for the revocation that is under way.
+            let tasks = &self.0.tasks;
+            tasks.spawn(revoking(weak.clone(), OperationId::random()));
+            tasks.spawn(sweeping(weak));
         });
     }
 

@@ -89,9 +89,6 @@ pub(crate) struct VerifiedIdToken {
     subject: Box<str>,
     sid: Option<Box<str>>,
     issued_at: Timestamp,
-    expires: Timestamp,
-    auth_time: Option<Timestamp>,
-    acr: Option<Box<str>>,
 }
 
 impl VerifiedIdToken {
@@ -110,20 +107,6 @@ impl VerifiedIdToken {
     /// By the provider's clock.
     pub(crate) fn issued_at(&self) -> Timestamp {
         self.issued_at
-    }
-
-    /// By the provider's clock.
-    pub(crate) fn expires(&self) -> Timestamp {
-        self.expires
-    }
-
-    /// By the provider's clock.
-    pub(crate) fn auth_time(&self) -> Option<Timestamp> {
-        self.auth_time
-    }
-
-    pub(crate) fn acr(&self) -> Option<&str> {
-        self.acr.as_deref()
     }
 }
 
@@ -251,9 +234,6 @@ impl IdTokenRules {
             subject: subject.into(),
             sid: claims.sid()?.map(Into::into),
             issued_at,
-            expires,
-            auth_time,
-            acr: claims.optional_string("acr")?.map(Into::into),
         })
     }
 
@@ -337,8 +317,9 @@ fn check_unchanged(
     {
         return Err(IdTokenError::NonceChanged);
     }
+    // A later one is what a provider says whose user has authenticated again since, for another app perhaps.
     if let (Some(new), Ok(Some(old))) = (auth_time, held.optional_time("auth_time"))
-        && new != old
+        && new < old
     {
         return Err(IdTokenError::AuthTimeChanged);
     }

@@ -524,10 +524,7 @@ fn unusual_tokens_that_are_good() {
     full["acr"] = "urn:mace:incommon:iap:silver".into();
     let verified = check_text(&signed(&full), &expected()).unwrap();
     assert_eq!(verified.sid(), Some("a:b/c {d}"));
-    assert_eq!(verified.auth_time(), Some(Timestamp::from_secs(NOW - 7)));
-    assert_eq!(verified.acr(), Some("urn:mace:incommon:iap:silver"));
     assert_eq!(verified.issued_at(), Timestamp::from_secs(NOW));
-    assert_eq!(verified.expires(), Timestamp::from_secs(NOW + 3600));
     let shown = format!("{verified:?}");
     assert!(!shown.contains("ann") && !shown.contains("a:b"), "{shown}");
 }
@@ -796,9 +793,10 @@ fn tokens_from_a_refresh_r28() {
             Some(&held),
             None,
         ),
+        ("a later time", with("auth_time", NOW), Some(&held), None),
         (
-            "another time",
-            with("auth_time", NOW),
+            "an earlier time",
+            with("auth_time", NOW - 200),
             Some(&held),
             Some(E::AuthTimeChanged),
         ),

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use url::Url;
 
-use super::{Metadata, Provider, Unavailable};
+use super::{Metadata, Provider, Unavailable, prompt};
 use crate::id::sha256;
 
 /// What this crate sets by itself, and what would change the kind of answer: nothing that an app or a request adds may
@@ -36,6 +36,7 @@ pub(crate) struct AuthorizationRequest<'a> {
     pub(crate) pkce_verifier: &'a str,
     /// Besides those of the provider's configuration.
     pub(crate) scopes: &'a [&'a str],
+    /// Besides the one of the provider's configuration.
     pub(crate) prompt: Option<&'a str>,
     pub(crate) max_age: Option<Duration>,
     pub(crate) login_hint: Option<&'a str>,
@@ -76,6 +77,11 @@ impl Provider {
         let challenge = sha256(request.pkce_verifier.as_bytes());
         let scopes = self.asked_scopes(request.scopes).join(" ");
         let max_age = request.max_age.map(|age| age.as_secs().to_string());
+        let prompt = request.prompt.map(|own| {
+            let configured = self.0.authorization_params.iter();
+            let mut configured = configured.filter(|(name, _)| &**name == "prompt");
+            prompt::merged(own, configured.next().map_or("", |(_, value)| value))
+        });
         let mut url = metadata.authorization_endpoint.clone();
         let mut query = url.query_pairs_mut();
         query
@@ -88,7 +94,7 @@ impl Provider {
             .append_pair("code_challenge", &URL_SAFE_NO_PAD.encode(challenge))
             .append_pair("code_challenge_method", "S256");
         let optional = [
-            ("prompt", request.prompt),
+            ("prompt", prompt.as_deref()),
             ("max_age", max_age.as_deref()),
             ("login_hint", request.login_hint),
             ("acr_values", request.acr_values),

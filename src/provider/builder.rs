@@ -141,6 +141,10 @@ impl ProviderBuilder {
 
     /// Adds a parameter to every sign-in's request, such as `domain_hint`; the same name again replaces it. By default none.
     /// Names that belong to the protocol are refused by [`build`](Self::build).
+    ///
+    /// What one sign-in says takes the place of what is said here, except that `prompt` adds up: with `consent` here, which
+    /// `offline_access` needs at many providers, a sign-in with `prompt=login` asks for `login consent`. `none`
+    /// goes with no other value, and that of the sign-in counts.
     pub fn authorization_param(
         mut self,
         name: impl Into<String>,

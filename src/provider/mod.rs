@@ -21,6 +21,7 @@ mod fetched;
 mod http;
 mod key_cache;
 mod metadata;
+pub(crate) mod prompt;
 #[cfg(feature = "reqwest")]
 mod reqwest_client;
 mod retry_after;
@@ -46,7 +47,7 @@ pub(crate) use self::key_cache::VerifyError;
 pub(crate) use self::metadata::Metadata;
 pub use self::metadata::ProviderMetadata;
 pub(crate) use self::revocation::{Revocation, TokenHint};
-pub(crate) use self::token_endpoint::{CodeExchange, TokenAnswer, TokenError};
+pub(crate) use self::token_endpoint::{CodeExchange, TokenError};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind};
 use crate::jwt::id_token::IdTokenRules;
@@ -154,11 +155,6 @@ impl Provider {
     /// The clock of whoever uses the provider, unless the builder was given one or time was read already.
     pub(crate) fn adopt_clock(&self, clock: &Arc<dyn Clock>) {
         let _ = self.0.clock.set(Arc::clone(clock));
-    }
-
-    /// Whether both are the same registration: two of them in one app would share sign-ins by mistake.
-    pub(crate) fn is_same_registration(&self, other: &Self) -> bool {
-        self.issuer() == other.issuer() && self.client_id() == other.client_id()
     }
 }
 

@@ -640,7 +640,7 @@ async fn the_authorization_url_has_what_it_must_and_keeps_what_the_endpoint_had(
             "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM",
         ),
         ("code_challenge_method", "S256"),
-        ("prompt", "login"),
+        ("prompt", "login configured"),
         ("max_age", "0"),
         ("login_hint", "ann@example.com & co"),
         ("resource", "https://api.example.com"),
@@ -659,7 +659,7 @@ fn form<'a>(form: &'a [(String, String)], name: &str) -> Option<&'a str> {
 
 const TOKENS: &str = r#"{"access_token":"at","token_type":"Bearer","expires_in":60,"refresh_token":"rt","id_token":"a.b.c"}"#;
 
-async fn exchange(provider: &Provider) -> Result<TokenAnswer, TokenError> {
+async fn exchange(provider: &Provider) -> Result<super::token_endpoint::TokenAnswer, TokenError> {
     let exchange = CodeExchange {
         code: "the code",
         pkce_verifier: "verifier",
@@ -797,7 +797,8 @@ async fn it_is_known_whether_a_request_may_have_arrived() {
         ("nobody listens", Answer::Refused, away(true)),
         ("reset", Answer::Lost, away(false)),
         ("no answer", Answer::Never, away(false)),
-        ("500", status(500, ""), away(true)),
+        ("503", status(503, ""), away(true)),
+        ("500", status(500, ""), away(false)),
         ("oversize", ok("x".repeat(2 << 20)), TokenError::Unusable),
     ] {
         let w = world(Fake::up());

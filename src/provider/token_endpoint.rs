@@ -37,8 +37,10 @@ pub(crate) struct CodeExchange<'a> {
 pub(crate) struct TokenAnswer {
     pub(crate) tokens: TokenSet,
     /// When the provider wants the access token refreshed, from now: an extension of Entra.
+    #[allow(dead_code, reason = "read by what refreshes ahead of time")]
     pub(crate) refresh_in: Option<Duration>,
     /// What was issued (RFC 8693, section 2.2.1).
+    #[allow(dead_code, reason = "read by token exchange")]
     pub(crate) issued_token_type: Option<Box<str>>,
 }
 
@@ -123,11 +125,18 @@ impl From<TokenError> for Error {
             TokenError::Rejected { .. } | TokenError::Unusable => ErrorKind::ProviderRejected,
             TokenError::Unavailable { .. } => ErrorKind::ProviderUnavailable,
         };
+        let challenge = match &error {
+            TokenError::Interaction { claims, .. } => claims.clone(),
+            _ => None,
+        };
         let after = match &error {
             TokenError::Unavailable { retry_after, .. } => *retry_after,
             _ => None,
         };
-        let result = Error::new(kind, "no tokens from the provider").with_source(error);
+        let mut result = Error::new(kind, "no tokens from the provider").with_source(error);
+        if let Some(claims) = challenge {
+            result = result.with_challenge(&claims);
+        }
         match after {
             Some(after) => result.with_retry_after(after),
             None => result,
@@ -267,15 +276,17 @@ pub(super) fn judge(
     if status.is_success() {
         return fields.ok_or(TokenError::Unusable);
     }
-    let away = || TokenError::Unavailable {
+    let away = |outcome_known| TokenError::Unavailable {
         retry_after: retry_after(answer.headers(), now),
-        outcome_known: true,
+        outcome_known,
     };
-    if status.is_server_error()
-        || status == StatusCode::TOO_MANY_REQUESTS
-        || status == StatusCode::REQUEST_TIMEOUT
-    {
-        return Err(away());
+    match status {
+        // Turned away before anything was done.
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => return Err(away(true)),
+        // The provider failed halfway, or a gateway gave up on it: the grant may be used.
+        StatusCode::REQUEST_TIMEOUT => return Err(away(false)),
+        _ if status.is_server_error() => return Err(away(false)),
+        _ => {}
     }
     if !status.is_client_error() {
         return Err(TokenError::Unusable);
@@ -291,7 +302,8 @@ pub(super) fn judge(
         .filter(|claims| claims.len() <= MAX_CLAIMS)
         .map(Into::into);
     Err(match code {
-        "temporarily_unavailable" | "server_error" | "slow_down" => away(),
+        "temporarily_unavailable" | "slow_down" => away(true),
+        "server_error" => away(false),
         "interaction_required"
         | "login_required"
         | "consent_required"

@@ -25,6 +25,10 @@ fn answers_without_tokens() {
         retry_after: seconds.map(Duration::from_secs),
         outcome_known: true,
     };
+    let unknown = || TokenError::Unavailable {
+        retry_after: None,
+        outcome_known: false,
+    };
     let rejected = |code: &str| TokenError::Rejected { code: code.into() };
     let interaction = |code: &str, claims: Option<&str>| TokenError::Interaction {
         code: code.into(),
@@ -156,15 +160,15 @@ fn answers_without_tokens() {
         ("nothing", 403, none, String::new(), rejected("http_403")),
         ("429", 429, after, error("slow"), away(Some(30))),
         ("503", 503, after, String::new(), away(Some(30))),
-        ("500", 500, none, "<html>".into(), away(None)),
+        ("500", 500, none, "<html>".into(), unknown()),
         (
             "502 that says invalid_grant",
             502,
             none,
             error("invalid_grant"),
-            away(None),
+            unknown(),
         ),
-        ("408", 408, none, String::new(), away(None)),
+        ("408", 408, none, String::new(), unknown()),
         (
             "temporarily_unavailable",
             400,
@@ -172,7 +176,7 @@ fn answers_without_tokens() {
             error("temporarily_unavailable"),
             away(Some(30)),
         ),
-        ("server_error", 400, none, error("server_error"), away(None)),
+        ("server_error", 400, none, error("server_error"), unknown()),
         ("redirect", 302, none, String::new(), TokenError::Unusable),
         (
             "not modified",

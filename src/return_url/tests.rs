@@ -362,7 +362,6 @@ fn what_an_app_would_ask_for_is_accepted_and_normalised_r39() {
             "{name}"
         );
         let target = target.unwrap();
-        assert_eq!(target.header_value(), want, "{name}");
         assert_eq!(
             allowlist.check(target.as_str()),
             Some(target),
@@ -400,92 +399,59 @@ fn an_accepted_path_stays_on_the_origin_for_every_short_text() {
 
 #[test]
 fn base_urls() {
-    struct Row(&'static str, &'static str, &'static str, &'static str, bool);
+    struct Row(&'static str, &'static str, &'static str, bool);
     let good = [
         Row(
             "https://app.example.com",
             "https://app.example.com",
-            "app.example.com",
             "",
             true,
         ),
         Row(
             "https://app.example.com/",
             "https://app.example.com",
-            "app.example.com",
             "",
             true,
         ),
         Row(
             "https://app.example.com:443",
             "https://app.example.com",
-            "app.example.com",
             "",
             true,
         ),
         Row(
             "https://App.Example.com:8443/a/b/",
             "https://app.example.com:8443",
-            "app.example.com",
             "/a/b",
             true,
         ),
         Row(
             "https://bücher.example",
             "https://xn--bcher-kva.example",
-            "xn--bcher-kva.example",
             "",
             true,
         ),
-        Row(
-            "https://192.0.2.1",
-            "https://192.0.2.1",
-            "192.0.2.1",
-            "",
-            true,
-        ),
-        Row(
-            "http://localhost",
-            "http://localhost",
-            "localhost",
-            "",
-            false,
-        ),
+        Row("https://192.0.2.1", "https://192.0.2.1", "", true),
+        Row("http://localhost", "http://localhost", "", false),
         Row(
             "http://localhost:3000/app",
             "http://localhost:3000",
-            "localhost",
             "/app",
             false,
         ),
         Row(
             "http://app.localhost:3000",
             "http://app.localhost:3000",
-            "app.localhost",
             "",
             false,
         ),
-        Row(
-            "http://127.0.0.1:3000",
-            "http://127.0.0.1:3000",
-            "127.0.0.1",
-            "",
-            false,
-        ),
-        Row(
-            "http://127.8.9.10",
-            "http://127.8.9.10",
-            "127.8.9.10",
-            "",
-            false,
-        ),
-        Row("http://[::1]:3000", "http://[::1]:3000", "[::1]", "", false),
+        Row("http://127.0.0.1:3000", "http://127.0.0.1:3000", "", false),
+        Row("http://127.8.9.10", "http://127.8.9.10", "", false),
+        Row("http://[::1]:3000", "http://[::1]:3000", "", false),
     ];
-    for Row(value, origin, host, prefix, secure) in good {
+    for Row(value, origin, prefix, secure) in good {
         let base = BaseUrl::parse(value).unwrap();
         assert_eq!(base.origin(), origin, "{value}");
-        assert_eq!(base.host(), host, "{value}");
-        assert_eq!(base.prefix(), prefix, "{value}");
         assert_eq!(base.is_secure(), secure, "{value}");
         assert_eq!(
             base.join_mounted("/signin"),
@@ -578,13 +544,9 @@ fn a_configured_target_names_the_bad_value() {
     let allowlist = allowlist();
     let target = SafeTarget::from_config("after sign-out", "/goodbye", &allowlist).unwrap();
     assert_eq!(target.as_str(), "/goodbye");
-    assert_eq!(target.absolute(&base()), "https://app.example.com/goodbye");
     let error = SafeTarget::from_config("after sign-out", "//evil", &allowlist).unwrap_err();
     assert_eq!(
         error.to_string(),
         "after sign-out: \"//evil\" is not an allowed redirect target"
     );
-    let elsewhere = allowlist.check("https://other.example/x").unwrap();
-    assert_eq!(elsewhere.absolute(&base()), "https://other.example/x");
-    assert_eq!(SafeTarget::root().as_str(), "/");
 }

@@ -84,10 +84,6 @@ impl SessionData {
         self.sign_ins
     }
 
-    pub(crate) fn latest(&self) -> Option<&Locator> {
-        self.sign_ins.last()
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.sign_ins.is_empty()
     }
@@ -152,7 +148,7 @@ mod tests {
                 assert_eq!(one.key.hash(), two.key.hash());
             }
             assert_eq!(
-                after.latest().unwrap().address.id,
+                after.sign_ins().last().unwrap().address.id,
                 names(&before)[count as usize - 1]
             );
         }
@@ -353,7 +349,7 @@ mod tests {
         assert_eq!(left.address.id, SignInId::from_bytes([0; 16]));
         assert_eq!(full.sign_ins().len(), SessionData::MAX_SIGN_INS);
         assert_eq!(
-            full.latest().unwrap().address.id,
+            full.sign_ins().last().unwrap().address.id,
             SignInId::from_bytes([8; 16])
         );
     }
@@ -365,7 +361,7 @@ mod tests {
         assert_eq!(left.address.id, SignInId::from_bytes([3; 16]));
         assert_eq!(full.sign_ins().len(), 8);
         assert_eq!(
-            full.latest().unwrap().address.id,
+            full.sign_ins().last().unwrap().address.id,
             SignInId::from_bytes([3; 16])
         );
         assert!(full.remove(SignInId::from_bytes([3; 16])).is_some());

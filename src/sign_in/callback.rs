@@ -13,10 +13,11 @@ use crate::current::Current;
 use crate::error::{Error, ErrorKind};
 use crate::id::OperationId;
 use crate::jwt::id_token::Expectations;
-use crate::provider::CodeExchange;
+use crate::provider::{CodeExchange, Provider};
 use crate::return_url::SafeTarget;
 use crate::sign_out::forget;
 use crate::store::{Claim, Started};
+use crate::token::TokenSet;
 
 /// Where the user goes next.
 pub(crate) enum Next {
@@ -40,10 +41,11 @@ pub(crate) async fn callback(
         .get("state")
         .and_then(|state| Pending::recall(current, headers, state))
         .ok_or_else(|| Failure::bad_request("unknown_or_expired_sign_in"))?;
-    if pending.had_session && resumed.is_none() {
-        if let Some(next) = bring_session(current, headers, &query) {
-            return Ok(Next::Handover(next));
-        }
+    if pending.had_session
+        && resumed.is_none()
+        && let Some(next) = bring_session(current, headers, &query)
+    {
+        return Ok(Next::Handover(next));
     }
     claim(current, &pending).await?;
     pending.forget(current);
@@ -80,37 +82,30 @@ pub(crate) async fn callback(
             code: &code,
             pkce_verifier: &pending.verifier,
             redirect_uri: &redirect_uri,
-            scopes: &provider.asked_scopes(&[]),
+            scopes: &provider.asked_scopes(&pending.query.scopes()),
         })
         .await
         .map_err(Error::from)?
         .tokens;
-    let Some(id_token) = tokens.id_token().cloned() else {
-        return Err(Failure::new(StatusCode::BAD_GATEWAY, "no_id_token"));
-    };
-    let mut expected =
-        Expectations::sign_in(&pending.nonce).max_age(pending.max_age.map(Duration::from_secs));
-    if let Some(access) = tokens.access_tokens().first() {
-        expected = expected.access_token(access.secret());
-    }
-    let verified = provider
-        .verify_id_token(&id_token, &expected)
-        .await
-        .map_err(Error::from)?;
-
-    let mut account = Account::new(verified.issuer(), verified.subject());
-    if let Some(sid) = verified.sid() {
-        account = account.with_sid(sid);
-    }
-    let arrival = Arrival {
-        account: account.with_id_token(id_token),
-        tokens,
-        client_id: provider.client_id().into(),
-        label: None,
-        started: Started {
-            at: Some(pending.started),
-            id_token_iat: Some(verified.issued_at().as_secs()),
+    let arrival = match accept(provider, &pending, &tokens).await {
+        Ok((account, issued)) => Arrival {
+            account,
+            tokens,
+            client_id: provider.client_id().into(),
+            label: None,
+            started: Started {
+                at: Some(pending.started),
+                id_token_iat: Some(issued),
+            },
         },
+        Err(failure) => {
+            // Nobody will ever use them.
+            let client_id = provider.client_id().into();
+            core.cache
+                .discard_tokens(provider.issuer(), client_id, tokens)
+                .await;
+            return Err(failure);
+        }
     };
     let Some(session) = current.session() else {
         return Err(Error::new(ErrorKind::Misconfigured, "there is no session layer").into());
@@ -128,9 +123,34 @@ pub(crate) async fn callback(
     let target = pending
         .target
         .as_deref()
-        .and_then(|target| core.allowed.check(target))
+        .and_then(|target| core.sign_in_target(target))
         .unwrap_or_else(|| core.after_sign_in.clone());
     Ok(Next::Handover(target))
+}
+
+/// Who has signed in, and when the ID token was issued.
+async fn accept(
+    provider: &Provider,
+    pending: &Pending,
+    tokens: &TokenSet,
+) -> Result<(Account, i64), Failure> {
+    let Some(id_token) = tokens.id_token() else {
+        return Err(Failure::new(StatusCode::BAD_GATEWAY, "no_id_token"));
+    };
+    let mut expected = Expectations::sign_in(&pending.nonce).max_age(pending.query.max_age());
+    if let Some(access) = tokens.access_tokens().first() {
+        expected = expected.access_token(access.secret());
+    }
+    let verified = provider
+        .verify_id_token(id_token, &expected)
+        .await
+        .map_err(Error::from)?;
+    let mut account = Account::new(verified.issuer(), verified.subject());
+    if let Some(sid) = verified.sid() {
+        account = account.with_sid(sid);
+    }
+    let account = account.with_id_token(id_token.clone());
+    Ok((account, verified.issued_at().as_secs()))
 }
 
 const RESUME: &str = "signin-resume";

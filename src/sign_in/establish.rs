@@ -37,8 +37,16 @@ pub(crate) async fn establish(
 
 async fn run(core: &Core, session: &AnySession, arrival: Arrival) -> Result<SignInId, Error> {
     let correlation_id = OperationId::random().to_string();
-    let held = session.sign_ins().await.map_err(session_failed)?;
     let issuer = arrival.account.issuer().to_owned();
+    let held = match session.sign_ins().await {
+        Ok(held) => held,
+        Err(error) => {
+            core.cache
+                .discard_tokens(&issuer, arrival.client_id, arrival.tokens)
+                .await;
+            return Err(session_failed(error));
+        }
+    };
     // For the case that it is refused: then nobody will ever use them, and they go back.
     let tokens = arrival.tokens.clone();
     let new = core
@@ -107,13 +115,13 @@ async fn move_in(
         orders.push(Order::new(Target::SignIn(oldest.address), Cause::Capacity));
     }
     let evicted = core.cache.evict(&orders, correlation_id).await;
-    session.set_sign_ins(&all).await.map_err(session_failed)?;
-    session.save().await.map_err(session_failed)?;
     let cache = core.cache.clone();
+    // Before what can fail: those sign-ins have ended.
     core.cache
         .tasks()
         .spawn(async move { cache.tell(&evicted.evictions).await });
-    Ok(())
+    session.set_sign_ins(&all).await.map_err(session_failed)?;
+    session.save().await.map_err(session_failed)
 }
 
 fn session_failed(error: SessionError) -> Error {

@@ -9,4 +9,4 @@ mod start;
 pub(crate) use self::callback::{Next, callback};
 pub(crate) use self::establish::{Arrival, establish};
 pub(crate) use self::pending::{Failure, parameters};
-pub(crate) use self::start::{StartQuery, start};
+pub(crate) use self::start::{StartQuery, ask_for, start};

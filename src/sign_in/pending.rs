@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use super::start::StartQuery;
 use crate::clock::Timestamp;
 use crate::current::Current;
 use crate::error::{Error, ErrorKind};
@@ -23,7 +24,7 @@ pub(super) struct Pending {
     pub(super) target: Option<String>,
     /// The start stamp: the store's clock.
     pub(super) started: Timestamp,
-    pub(super) max_age: Option<u64>,
+    pub(super) query: StartQuery,
     /// Whether this one began by itself, after the first was refused by a mark.
     pub(super) restarted: bool,
     /// Whether the browser had a session when it left.

@@ -3,20 +3,68 @@
 use std::time::Duration;
 
 use axum::http::HeaderMap;
+use serde::{Deserialize, Serialize};
 
 use super::pending::{Failure, Pending, parameters};
 use crate::current::Current;
-use crate::error::Error;
-use crate::id::random_text;
-use crate::provider::{AuthorizationRequest, Provider};
+use crate::error::{Error, Wanted};
+use crate::id::{ClaimName, random_text};
+use crate::provider::{AuthorizationRequest, Provider, prompt};
 use crate::return_url::SafeTarget;
 use crate::sign_out::unfinished;
 
+/// What the cookies are called that say what the user has to be asked for.
+const WANTED: &str = "wanted";
+
+/// How long that is remembered: a second failure for the same reason within it means that asking did not help.
+const WANTED_FOR: Duration = Duration::from_secs(2 * 60);
+
+/// The way to sign-in for a request that failed for want of something only the user can give; `None` if the user was asked for
+/// just that a moment ago.
+pub(crate) fn ask_for(
+    current: &Current,
+    headers: &HeaderMap,
+    wanted: &Wanted,
+    return_to: Option<&str>,
+) -> Option<String> {
+    let core = current.core();
+    let now = core.cache.clock().wall();
+    let parts = serde_json::to_vec(wanted).ok()?;
+    let tag = ClaimName::of("wanted", &[&parts]).to_string()[..12].to_owned();
+    if core
+        .vault
+        .open::<Wanted>(headers, WANTED, &tag, now)
+        .is_some()
+    {
+        return None;
+    }
+    let cookie = core
+        .vault
+        .seal(WANTED, &tag, wanted, WANTED_FOR, now)
+        .ok()?;
+    current.set_cookies([cookie]);
+    let mut url = core.url(&core.config.paths.sign_in);
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("want", &tag);
+    if let Some(target) = return_to.filter(|target| core.sign_in_target(target).is_some()) {
+        query.append_pair("return_to", target);
+    }
+    url.push('?');
+    url.push_str(&query.finish());
+    Some(url)
+}
+
 /// The query of the sign-in route, by name.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct StartQuery {
+    #[serde(skip)]
     return_to: Option<String>,
+    #[serde(skip)]
     provider: Option<String>,
+    /// The name of the cookie that says what the user has to be asked for.
+    #[serde(skip)]
+    want: Option<String>,
+    wanted: Option<Wanted>,
     prompt: Option<String>,
     max_age: Option<u64>,
     login_hint: Option<String>,
@@ -26,6 +74,16 @@ pub(crate) struct StartQuery {
 }
 
 impl StartQuery {
+    pub(super) fn max_age(&self) -> Option<Duration> {
+        self.max_age.map(Duration::from_secs)
+    }
+
+    /// Scopes besides those of the configuration.
+    pub(super) fn scopes(&self) -> Vec<&str> {
+        let wanted = self.wanted.iter().flat_map(|wanted| &wanted.scopes);
+        wanted.map(String::as_str).collect()
+    }
+
     /// `allowed` are the further parameters that the configuration lets through; any other is left out.
     pub(crate) fn parse(query: Option<&str>, allowed: &[String]) -> Result<Self, Failure> {
         let mut found = parameters(query)?;
@@ -37,7 +95,9 @@ impl StartQuery {
         Ok(Self {
             return_to: found.remove("return_to"),
             provider: found.remove("provider"),
-            prompt: found.remove("prompt"),
+            want: found.remove("want"),
+            wanted: None,
+            prompt: found.remove("prompt").filter(|p| !p.trim().is_empty()),
             max_age,
             login_hint: found.remove("login_hint"),
             acr_values: found.remove("acr_values"),
@@ -63,23 +123,29 @@ pub(crate) async fn start(
     let target = match &query.return_to {
         None => None,
         Some(wanted) => Some(
-            core.allowed
-                .check(wanted)
+            core.sign_in_target(wanted)
                 .ok_or_else(|| Failure::bad_request("return_to_not_allowed"))?,
         ),
     };
-    let mut prompt = query.prompt.clone();
-    if prompt.is_none() && unfinished(core, headers).is_some() {
+    let mut query = query;
+    if unfinished(core, headers).is_some() {
         // R8: the sign-out at the provider may not have happened, so its session must not sign this user in again
-        // unasked.
-        prompt = Some("login".into());
+        // unasked, whatever else the provider is to ask.
+        let own = query.prompt.take().unwrap_or_default();
+        if prompt::asks_nothing(&own) {
+            return Err(Failure::bad_request("login_required"));
+        }
+        query.prompt = Some(prompt::merged(&own, "login").into_owned());
     }
-    let query = StartQuery { prompt, ..query };
-    send(current, headers, provider, target, &query, false).await
+    query.wanted = query.want.as_deref().and_then(|tag| {
+        let now = core.cache.clock().wall();
+        core.vault.open(headers, WANTED, tag, now)
+    });
+    send(current, headers, provider, target, query, false).await
 }
 
-/// Once more, after a mark refused the sign-in: without the user noticing, and without looking at the session at the
-/// provider that was there before.
+/// Once more, after a mark refused the sign-in: the user who wants to be signed in now signs in again, and not by the session
+/// at the provider that was there before.
 pub(super) async fn restart(
     current: &Current,
     headers: &HeaderMap,
@@ -91,12 +157,11 @@ pub(super) async fn restart(
         .provider(&before.issuer)
         .ok_or_else(|| Failure::bad_request("unknown_provider"))?;
     let target = before.target.as_deref();
-    let target = target.and_then(|target| core.allowed.check(target));
-    let query = StartQuery {
-        max_age: before.max_age,
-        ..StartQuery::default()
-    };
-    send(current, headers, provider, target, &query, true).await
+    let target = target.and_then(|target| core.sign_in_target(target));
+    let mut query = before.query.clone();
+    let own = query.prompt.take().unwrap_or_default();
+    query.prompt = Some(prompt::merged(&own, "login").into_owned());
+    send(current, headers, provider, target, query, true).await
 }
 
 async fn send(
@@ -104,7 +169,7 @@ async fn send(
     headers: &HeaderMap,
     provider: &Provider,
     target: Option<SafeTarget>,
-    query: &StartQuery,
+    query: StartQuery,
     restarted: bool,
 ) -> Result<String, Failure> {
     let core = current.core();
@@ -117,12 +182,15 @@ async fn send(
         issuer: provider.issuer().to_owned(),
         target: target.map(|target| target.as_str().to_owned()),
         started,
-        max_age: query.max_age,
+        query,
         restarted,
         had_session: current
             .session()
             .is_some_and(|session| session.has_cookie()),
     };
+    let query = &pending.query;
+    let wanted = query.wanted.clone().unwrap_or_default();
+    let resources: Vec<&str> = wanted.resource.as_deref().into_iter().collect();
     let extra = query.extra.iter();
     let extra: Vec<(&str, &str)> = extra.map(|(name, value)| (&**name, &**value)).collect();
     let url = provider
@@ -132,12 +200,14 @@ async fn send(
             nonce: &pending.nonce,
             pkce_verifier: &pending.verifier,
             prompt: query.prompt.as_deref(),
-            max_age: query.max_age.map(Duration::from_secs),
+            max_age: query.max_age(),
             login_hint: query.login_hint.as_deref(),
             acr_values: query.acr_values.as_deref(),
             ui_locales: query.ui_locales.as_deref(),
+            claims: wanted.claims.as_deref(),
+            scopes: &query.scopes(),
+            resources: &resources,
             extra: &extra,
-            ..AuthorizationRequest::default()
         })
         .await
         .map_err(Error::from)?;

@@ -1,6 +1,7 @@
 //! One sign-out, from the first eviction to the way out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::after::remember;
 use super::request::{Back, EndSessionRequest, Hint, Whom};
@@ -15,6 +16,9 @@ use crate::report::{ProviderOutcome, Revocation, SessionOutcome, SignOutReport};
 use crate::session::{AnySession, SessionData, SessionError};
 use crate::store::Target;
 use crate::token::IdToken;
+
+/// How long a sign-out waits for the session store to delete a record.
+const SESSION_WAIT: Duration = Duration::from_secs(5);
 
 /// What a sign-out came to.
 #[derive(Clone)]
@@ -84,7 +88,14 @@ async fn run(current: &Current, request: EndSessionRequest, correlation_id: Stri
         .map(|one| Order::new(Target::SignIn(one.address()), Cause::UserSignOut))
         .collect();
     // A5: what the store could not open is evicted as well, at the latest when the store is back.
-    let unopened = current.unopened().iter();
+    let unopened = current
+        .unopened()
+        .iter()
+        .filter(|address| match request.whom {
+            // Whose each is cannot be told while the store is away.
+            Whom::All | Whom::Account(_) => true,
+            Whom::SignIn(id) => address.id == id,
+        });
     orders.extend(unopened.map(|a| Order::new(Target::SignIn(*a), Cause::UserSignOut)));
 
     let evicted = core.cache.evict(&orders, &correlation_id).await;
@@ -98,7 +109,8 @@ async fn run(current: &Current, request: EndSessionRequest, correlation_id: Stri
         Some(_) if ending.is_empty() => SessionOutcome::None,
         Some(session) => renew_session(&core, session, &staying).await,
     };
-    current.effects().signed_out = true;
+    // A request that names nobody who is here changes nothing, in the browser neither.
+    current.effects().signed_out = everything || !ending.is_empty();
     report.hooks = core.cache.tell(&evicted.evictions).await;
     let hints = hints(&ending, &evicted);
 
@@ -149,7 +161,13 @@ fn revocation(core: &Core, ending: &[SignIn], queued: usize) -> Revocation {
 }
 
 pub(crate) async fn end_session(session: &AnySession) -> SessionOutcome {
-    match session.end().await {
+    // Empty and without its id before the store is asked, so that giving up on a store that hangs is safe.
+    let ended = tokio::time::timeout(SESSION_WAIT, session.end()).await;
+    let Ok(ended) = ended else {
+        tracing::warn!("a session store that hangs has not deleted a session, which opens nothing");
+        return SessionOutcome::NotDeleted;
+    };
+    match ended {
         Ok(()) => SessionOutcome::Ended,
         Err(error) => {
             tracing::warn!(%error, "a session's record stays in the session store, and opens nothing");

@@ -10,7 +10,8 @@
 //! * An [`Address`] names a sign-in, a [`Locator`] opens it.
 //! * A [`Selector`] is a set of addresses: how a logout from outside finds sign-ins.
 //! * A *mark* is what the removal of an account, or the closing of a selector, leaves behind for
-//!   [`Removal::mark_for`]: a sign-in that [started](Started) before it is refused.
+//!   [`Removal::mark_for`]: a sign-in that [started](Started) before it is refused. Several marks of one name may be kept
+//!   as one that is as strict as each of them, for as long as the longest.
 //!
 //! # Repeating
 //!
@@ -161,7 +162,8 @@ pub struct Stored {
 pub enum Lookup {
     /// The sign-in is there.
     Live(Stored),
-    /// It is not, and why, where a removal left that.
+    /// It is not, and why, where a removal left that. One whose time is up is gone before [`TokenStore::due`] has
+    /// collected it; a store may then tell the cause already.
     Gone(Option<Cause>),
 }
 
@@ -204,7 +206,8 @@ pub enum Created {
         /// Sign-ins that had to leave, because the account or the store has too many.
         evicted: Vec<Removed>,
     },
-    /// The account was marked after the sign-in had started.
+    /// The account was marked after the sign-in had started, the address was removed already or used before, or a
+    /// selector of the entry was closed in between, where the store notices that.
     Refused,
 }
 
@@ -296,7 +299,7 @@ pub struct Removed {
     pub last_used: Timestamp,
     /// How many downstream tokens went with it.
     pub downstream: usize,
-    /// Whether its tokens are in the outbox.
+    /// Whether its tokens are in the outbox: `false` too if they were to be, and it is full.
     pub to_revoke: bool,
 }
 
@@ -413,8 +416,11 @@ pub trait TokenStore: Send + Sync + fmt::Debug + 'static {
     /// Takes an address out of a selector's set, for an entry that was not created after all.
     async fn unregister(&self, selector: &Selector, address: &Address) -> Result<()>;
 
-    /// Puts a new entry, with generation [`Generation::FIRST`]. Refused if the account was marked after the start. An
+    /// Puts a new entry, with generation [`Generation::FIRST`]. Refused if the account was marked after the start, or if
+    /// the address was removed, even before there was anything at it: its selector was closed while it was under way. An
     /// address that was ever used is not used again; a repetition finds its own entry, by the key, and is `Done`.
+    ///
+    /// `removal` says how those are removed that have to leave; their cause is [`Cause::Capacity`].
     ///
     /// # Errors
     /// [`StoreErrorKind::Full`] if the store is full and nothing may leave.
@@ -435,8 +441,9 @@ pub trait TokenStore: Send + Sync + fmt::Debug + 'static {
     /// Notes use, at most once every [`Lifetimes::touch_interval`]. `false` if there is nothing. Leaves the generation.
     async fn touch(&self, address: &Address) -> Result<bool>;
 
-    /// Writes the tokens over that generation, and the account with them. Drops the downstream tokens whose subject
-    /// token is no longer there.
+    /// Writes the entry over that generation: tokens, account, and selectors, of which new ones were registered before.
+    /// Drops the downstream tokens whose subject token is no longer there, and leaves the selectors that the new entry
+    /// does not have.
     async fn replace_if(
         &self,
         address: &Address,
@@ -450,7 +457,11 @@ pub trait TokenStore: Send + Sync + fmt::Debug + 'static {
     async fn rekey(&self, locator: &Locator, new_key: &KeyHash) -> Result<bool>;
 
     /// Takes out, in one step, what the target names, with its downstream tokens; leaves cause and mark, and puts into
-    /// the outbox what is to be revoked. Returns what was there.
+    /// the outbox what is to be revoked. Returns what was there, also what had expired and was not collected yet. The
+    /// sign-ins leave their selectors.
+    ///
+    /// With [`Target::SignIn`] an address is remembered even if nothing is there, so that a creation under way is
+    /// refused. A full outbox does not stop a removal. Calls for several targets can share one [`OperationId`].
     async fn remove(&self, target: &Target, removal: &Removal) -> Result<Vec<Removed>>;
 
     /// Marks a selector and returns its members, in one step; the caller then [removes](Self::remove) each. Members stay
@@ -460,7 +471,7 @@ pub trait TokenStore: Send + Sync + fmt::Debug + 'static {
     /// The sign-ins of an account, newest first.
     async fn list(&self, account: &AccountHash) -> Result<Vec<SignInInfo>>;
 
-    /// Claims a name for a while; `Held` again for the same holder.
+    /// Claims a name for a while; `Held` again for the same holder, which does not prolong it.
     ///
     /// # Errors
     /// [`StoreErrorKind::Full`] at the limit of claims: whoever asks must refuse.
@@ -508,14 +519,15 @@ pub trait TokenStore: Send + Sync + fmt::Debug + 'static {
         retained: RetainedTokens,
     ) -> Result<()>;
 
-    /// Takes up to [`MAX_BATCH`] items that are due; nobody else gets them for `hold`. A repetition with the same holder
-    /// gets those that it has not finished.
+    /// Takes up to [`MAX_BATCH`] items that are due; nobody else gets them for `hold`. A holder that has unfinished items
+    /// gets those again and no others: it names one call, not one worker.
     async fn outbox_take(&self, holder: OperationId, hold: Duration) -> Result<Vec<OutboxItem>>;
 
-    /// Finishes an item.
+    /// Finishes an item, whoever holds it by now: its tokens are revoked.
     async fn outbox_done(&self, item: &OutboxItem) -> Result<()>;
 
-    /// Puts an item back, to be handed out again after a while.
+    /// Puts an item back, to be handed out again after a while. Without effect if it was handed out again since
+    /// ([`OutboxItem::attempts`] tells) or put back already.
     async fn outbox_retry(&self, item: &OutboxItem, after: Duration) -> Result<()>;
 
     /// How much is kept.

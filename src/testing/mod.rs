@@ -1,4 +1,4 @@
-//! An OpenID provider and a browser for tests, both inside the process.
+//! An OpenID provider and a browser for tests, both inside the process, and the test suite for token stores.
 //!
 //! The feature `testing` brings a [`TestProvider`] that signs people in and out
 //! like a real one, tells what it was asked, and misbehaves on demand, and a
@@ -12,6 +12,7 @@ mod browser;
 mod provider;
 mod redacted;
 mod signed_in;
+pub mod store_contract;
 
 pub use self::{
     browser::{BrowserError, Page, TestBrowser, TestBrowserBuilder},

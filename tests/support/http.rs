@@ -62,6 +62,10 @@ impl Browser {
         page(self.client.post(url).form(fields)).await
     }
 
+    pub async fn post_json(&self, url: &str, body: &serde_json::Value) -> Page {
+        page(self.client.post(url).json(body)).await
+    }
+
     pub async fn submit(&self, form: &Form) -> Page {
         page(self.client.post(form.action.clone()).form(&form.fields)).await
     }
@@ -83,7 +87,8 @@ impl Browser {
     /// the browser back to, which begins with `stop`.
     pub async fn sign_in_at(&self, url: &str, login: &str, stop: &str) -> Url {
         let mut page = self.follow(self.get(url).await, stop).await;
-        for _ in 0..3 {
+        // Who is signed in as somebody else is asked to leave first, then who they are, then whether they agree.
+        for _ in 0..5 {
             if let Some(back) = page.location() {
                 return back;
             }

@@ -113,7 +113,7 @@ fn welcome(view: &View) -> Markup {
             }
             @if view.unfinished {
                 form #unfinished.notice.bad method="post" action="/finish" {
-                    span { "You are signed out here. The provider was not told to the end, and may still know you." }
+                    span { "You are signed out here, but the provider may still know you." }
                     button #finish { "Finish there" }
                 }
             }

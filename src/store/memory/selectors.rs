@@ -125,12 +125,11 @@ impl Selectors {
     /// The entry is there, or is about to be: the member stays until it goes.
     pub(super) fn confirm(&mut self, selector: &Selector, address: &Address) {
         let found = self.find(selector, address);
-        if let Some(member) = found.and_then(|at| self.members.get_mut(at)) {
-            if member.timer != 0 {
-                member.timer = 0;
-                self.provisional -= 1;
-                self.tidy();
-            }
+        let member = found.and_then(|at| self.members.get_mut(at));
+        if let Some(member) = member.filter(|member| member.timer != 0) {
+            member.timer = 0;
+            self.provisional -= 1;
+            self.tidy();
         }
     }
 

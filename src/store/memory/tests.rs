@@ -8,8 +8,10 @@ use super::*;
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::ManualClock;
+use crate::id::Locator;
 use crate::id::{SessionKey, SignInId};
 use crate::store::{Lifetimes, RevokeRule};
+use crate::store::{Lookup, Target, TokenStore};
 use crate::token::TokenSet;
 
 struct Store {
@@ -193,6 +195,112 @@ async fn timers_of_sign_ins_that_left_early_do_not_pile_up() {
     let bucket = test.store.buckets.lock(stripe);
     assert!(bucket.timer_count() <= 65);
     drop(bucket);
+}
+
+/// A clock that runs something when it is read for the n-th time: the one place where a test gets between the steps of
+/// a call, always at the same point, however busy the machine is.
+#[derive(Default)]
+struct Between {
+    reads: AtomicU64,
+    at: AtomicU64,
+    work: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl fmt::Debug for Between {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Between")
+    }
+}
+
+impl Clock for Between {
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_secs(1_000_000)
+    }
+
+    fn steady(&self) -> Timestamp {
+        if self.reads.fetch_add(1, Ordering::SeqCst) + 1 == self.at.load(Ordering::SeqCst) {
+            let work = lock(&self.work).take();
+            if let Some(work) = work {
+                work();
+            }
+        }
+        self.wall()
+    }
+}
+
+/// What happens to a sign-in between the first look at its bucket and the step that creates it.
+#[test]
+fn what_comes_between_the_steps_of_a_creation_stops_it() {
+    type Meanwhile = fn(&Locator) -> Target;
+    let rows: [(&str, Meanwhile); 3] = [
+        ("signed out everywhere", |new| {
+            Target::Account(new.address.account)
+        }),
+        ("signed out elsewhere", |new| {
+            Target::AccountExcept(new.address.account, SignInId::random())
+        }),
+        ("closed, and removed before it is there", |new| {
+            Target::SignIn(new.address)
+        }),
+    ];
+    for (name, target) in rows {
+        // The second and third reading are those for its selector, where the lock of the bucket is free.
+        for at in [2, 3] {
+            let clock = Arc::new(Between::default());
+            let builder = MemoryTokenStore::builder().clock(clock.clone());
+            let store = Arc::new(builder.build().unwrap());
+            let (new, selector) = (locator(1), Selector::sid("i", "c", "s"));
+            let started = Started {
+                at: Some(ready(store.now())),
+                id_token_iat: None,
+            };
+            assert_eq!(
+                ready(store.register(&selector, &new.address, &started)),
+                Registered::Done
+            );
+            let (other, target) = (store.clone(), target(&new));
+            *lock(&clock.work) = Some(Box::new(move || {
+                assert!(ready(other.remove(&target, &removal())).is_empty());
+            }));
+            clock.reads.store(0, Ordering::SeqCst);
+            clock.at.store(at, Ordering::SeqCst);
+            let removal = removal();
+            let created = ready(store.create(&new, entry(&[selector]), &started, &removal));
+            assert!(lock(&clock.work).is_none(), "{name}: nothing came between");
+            assert!(matches!(created, Created::Refused), "{name}, at {at}");
+            let found = ready(store.get(&new.address));
+            assert!(matches!(found, Lookup::Gone(_)), "{name}, at {at}");
+            let stats = ready(store.stats());
+            assert_eq!((stats.sign_ins, stats.selector_members), (0, 0), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_creation_that_is_sent_twice_at_once_is_created_once() {
+    let clock = Arc::new(Between::default());
+    let builder = MemoryTokenStore::builder().clock(clock.clone());
+    let store = Arc::new(builder.build().unwrap());
+    let (new, started, removal) = (locator(1), Started::default(), removal());
+    let selectors = [Selector::sid("i", "c", "s")];
+    let (other, again) = (store.clone(), new.clone());
+    *lock(&clock.work) = Some(Box::new(move || {
+        // Without selectors, whose lock is held here.
+        let created = ready(other.create(&again, entry(&[]), &started, &removal));
+        assert!(matches!(created, Created::Done { .. }));
+    }));
+    clock.at.store(2, Ordering::SeqCst);
+    let created = ready(store.create(&new, entry(&selectors), &started, &removal));
+    assert!(matches!(created, Created::Done { .. }));
+    assert!(lock(&clock.work).is_none(), "nothing came between");
+    assert_eq!(ready(store.stats()).sign_ins, 1);
+    assert_eq!(ready(store.list(&new.address.account)).len(), 1);
+}
+
+fn ready<T>(future: impl Future<Output = Result<T>>) -> T {
+    use futures_util::FutureExt as _;
+    let done = future.now_or_never();
+    done.expect("the memory store never waits").unwrap()
 }
 
 #[test]

@@ -1,0 +1,8 @@
+//! Against `oidc-provider`, the certified OpenID provider from npm.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod fixture;
+mod flows;
+mod harness;

@@ -1,0 +1,12 @@
+//! Tokens: from the cache, by a refresh, and never after the sign-in has ended. Against the in-process provider.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod acquire;
+mod lifetimes;
+mod own_sign_in;
+mod races;
+mod refresh;
+mod revocation;
+mod world;
