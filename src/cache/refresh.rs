@@ -468,6 +468,8 @@ impl Cache {
         if self.0.config.revocation == RevocationPolicy::Never {
             return;
         }
+        // A first sign-in that is refused has started nothing yet.
+        self.start_background();
         let id = OperationId::random();
         // Whose they are does not matter any more: the name of the item picks the bucket.
         let account = AccountHash::of(&[b"discarded", id.as_bytes()]);

@@ -1,20 +1,23 @@
 //! The provider's answer.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
 
-use super::establish::{Arrival, establish};
+use super::establish::{Arrival, Caller, settle, while_awaited};
 use super::pending::{Failure, Pending, parameters};
 use super::start::restart;
 use crate::account::Account;
+use crate::core::Core;
 use crate::current::Current;
 use crate::error::{Error, ErrorKind};
-use crate::id::OperationId;
+use crate::id::{OperationId, SignInId};
 use crate::jwt::id_token::Expectations;
 use crate::provider::{CodeExchange, Provider};
 use crate::return_url::SafeTarget;
+use crate::session::AnySession;
 use crate::sign_out::forget;
 use crate::store::{Claim, Started};
 use crate::token::TokenSet;
@@ -41,11 +44,10 @@ pub(crate) async fn callback(
         .get("state")
         .and_then(|state| Pending::recall(current, headers, state))
         .ok_or_else(|| Failure::bad_request("unknown_or_expired_sign_in"))?;
-    if pending.had_session
-        && resumed.is_none()
-        && let Some(next) = bring_session(current, headers, &query)
-    {
-        return Ok(Next::Handover(next));
+    if pending.had_session && resumed.is_none() {
+        if let Some(next) = bring_session(current, headers, &query) {
+            return Ok(Next::Handover(next));
+        }
     }
     claim(current, &pending).await?;
     pending.forget(current);
@@ -76,41 +78,20 @@ pub(crate) async fn callback(
         .filter(|code| !code.is_empty())
         .ok_or_else(|| Failure::bad_request("invalid_request"))?;
 
-    let redirect_uri = core.url(&core.config.paths.sign_in_callback);
-    let tokens = provider
-        .exchange_code(&CodeExchange {
-            code: &code,
-            pkce_verifier: &pending.verifier,
-            redirect_uri: &redirect_uri,
-            scopes: &provider.asked_scopes(&pending.query.scopes()),
-        })
-        .await
-        .map_err(Error::from)?
-        .tokens;
-    let arrival = match accept(provider, &pending, &tokens).await {
-        Ok((account, issued)) => Arrival {
-            account,
-            tokens,
-            client_id: provider.client_id().into(),
-            label: None,
-            started: Started {
-                at: Some(pending.started),
-                id_token_iat: Some(issued),
-            },
-        },
-        Err(failure) => {
-            // Nobody will ever use them.
-            let client_id = provider.client_id().into();
-            core.cache
-                .discard_tokens(provider.issuer(), client_id, tokens)
-                .await;
-            return Err(failure);
-        }
-    };
-    let Some(session) = current.session() else {
+    let Some(session) = current.session().cloned() else {
         return Err(Error::new(ErrorKind::Misconfigured, "there is no session layer").into());
     };
-    match establish(core, session, arrival).await {
+    let received = {
+        let (core, provider) = (core.clone(), provider.clone());
+        let pending = pending.clone();
+        let tasks = core.cache.tasks().clone();
+        // From here on there are tokens, and a browser that goes away must not leave them lying about.
+        while_awaited(&tasks, |caller| async move {
+            receive(&core, &session, &pending, &provider, &code, &caller).await
+        })
+        .await
+    };
+    match received? {
         Ok(_) => {}
         // Signed out everywhere while this was under way: once more by itself, so that the user who wants to be
         // signed in now is.
@@ -128,10 +109,54 @@ pub(crate) async fn callback(
     Ok(Next::Handover(target))
 }
 
-/// Who has signed in, and when the ID token was issued.
-async fn accept(
-    provider: &Provider,
+/// Exchanges the code and puts what it brings into cache and session. The inner result is that of the session; tokens that
+/// come to nothing go back to the provider.
+async fn receive(
+    core: &Arc<Core>,
+    session: &AnySession,
     pending: &Pending,
+    provider: &Provider,
+    code: &str,
+    caller: &Caller,
+) -> Result<Result<SignInId, Error>, Failure> {
+    let redirect_uri = core.url(&core.config.paths.sign_in_callback);
+    let tokens = provider
+        .exchange_code(&CodeExchange {
+            code,
+            pkce_verifier: &pending.verifier,
+            redirect_uri: &redirect_uri,
+            scopes: &provider.asked_scopes(&pending.query.scopes()),
+        })
+        .await
+        .map_err(Error::from)?
+        .tokens;
+    match verified(pending, provider, &tokens).await {
+        Ok((account, id_token_iat)) => {
+            let arrival = Arrival {
+                account,
+                tokens,
+                client_id: provider.client_id().into(),
+                label: None,
+                started: Started {
+                    at: Some(pending.started),
+                    id_token_iat: Some(id_token_iat),
+                },
+            };
+            Ok(settle(core, session, arrival, caller).await)
+        }
+        Err(failure) => {
+            core.cache
+                .discard_tokens(provider.issuer(), provider.client_id().into(), tokens)
+                .await;
+            Err(failure)
+        }
+    }
+}
+
+/// Who the ID token says it is, and its `iat`.
+async fn verified(
+    pending: &Pending,
+    provider: &Provider,
     tokens: &TokenSet,
 ) -> Result<(Account, i64), Failure> {
     let Some(id_token) = tokens.id_token() else {
@@ -149,8 +174,10 @@ async fn accept(
     if let Some(sid) = verified.sid() {
         account = account.with_sid(sid);
     }
-    let account = account.with_id_token(id_token.clone());
-    Ok((account, verified.issued_at().as_secs()))
+    Ok((
+        account.with_id_token(id_token.clone()),
+        verified.issued_at().as_secs(),
+    ))
 }
 
 const RESUME: &str = "signin-resume";

@@ -1,12 +1,16 @@
 //! Putting a sign-in into cache and session.
 
-use std::sync::Arc;
+use std::future::Future;
+use std::sync::{Arc, Weak};
+
+use tokio_util::task::TaskTracker;
 
 use crate::account::Account;
 use crate::cache::{NewSignIn, Order};
 use crate::cause::Cause;
 use crate::core::Core;
 use crate::error::{Error, ErrorKind};
+use crate::hooks::Eviction;
 use crate::id::{Locator, OperationId, SignInId};
 use crate::session::{AnySession, SessionData, SessionError};
 use crate::store::{Started, Target};
@@ -21,7 +25,31 @@ pub(crate) struct Arrival {
     pub(crate) started: Started,
 }
 
-/// Runs in a task of its own: a client that disconnects in the middle must not leave tokens that no session names.
+/// Whether somebody still waits for what a task does.
+pub(super) struct Caller(Weak<()>);
+
+impl Caller {
+    fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
+/// Runs work in a task of its own, so that it is not stopped halfway when its caller goes away, but can look whether that
+/// happened.
+pub(super) async fn while_awaited<T, E, F, Fut>(tasks: &TaskTracker, work: F) -> Result<T, E>
+where
+    F: FnOnce(Caller) -> Fut,
+    Fut: Future<Output = Result<T, E>> + Send + 'static,
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    let here = Arc::new(());
+    let done = tasks.spawn(work(Caller(Arc::downgrade(&here)))).await;
+    drop(here);
+    done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a sign-in was stopped").into()))
+}
+
+/// Not stopped halfway by a client that disconnects: that must not leave tokens that no session names.
 pub(crate) async fn establish(
     core: &Arc<Core>,
     session: &AnySession,
@@ -29,46 +57,38 @@ pub(crate) async fn establish(
 ) -> Result<SignInId, Error> {
     let (core, session) = (core.clone(), session.clone());
     let tasks = core.cache.tasks().clone();
-    tasks
-        .spawn(async move { run(&core, &session, arrival).await })
-        .await
-        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a sign-in was stopped")))
+    while_awaited(&tasks, |caller| async move {
+        settle(&core, &session, arrival, &caller).await
+    })
+    .await
 }
 
-async fn run(core: &Core, session: &AnySession, arrival: Arrival) -> Result<SignInId, Error> {
+/// Puts the tokens into cache and session, or gives them back to the provider.
+pub(super) async fn settle(
+    core: &Core,
+    session: &AnySession,
+    arrival: Arrival,
+    caller: &Caller,
+) -> Result<SignInId, Error> {
     let correlation_id = OperationId::random().to_string();
     let issuer = arrival.account.issuer().to_owned();
-    let held = match session.sign_ins().await {
-        Ok(held) => held,
-        Err(error) => {
-            core.cache
-                .discard_tokens(&issuer, arrival.client_id, arrival.tokens)
-                .await;
-            return Err(session_failed(error));
-        }
-    };
+    let client_id = arrival.client_id.clone();
     // For the case that it is refused: then nobody will ever use them, and they go back.
     let tokens = arrival.tokens.clone();
-    let new = core
-        .cache
-        .create(NewSignIn {
-            account: arrival.account,
-            client_id: arrival.client_id.clone(),
-            tokens: arrival.tokens,
-            label: arrival.label,
-            started: arrival.started,
-        })
-        .await;
-    let new = match new {
-        Ok(locator) => locator,
+    let (new, held) = match create(core, session, arrival, caller).await {
+        Ok(created) => created,
         Err(error) => {
-            core.cache
-                .discard_tokens(&issuer, arrival.client_id, tokens)
-                .await;
-            return Err(error.into());
+            core.cache.discard_tokens(&issuer, client_id, tokens).await;
+            return Err(error);
         }
     };
-    match move_in(core, session, held, &new, &correlation_id).await {
+    let moved = move_in(core, session, held.clone(), &new, &correlation_id).await;
+    let moved = moved.and_then(|()| match caller.is_gone() {
+        // Nobody will get the new session's cookie.
+        true => Err(gone()),
+        false => Ok(()),
+    });
+    match moved {
         Ok(()) => {
             tracing::info!(
                 target: "axum_signout::sign_in",
@@ -80,15 +100,61 @@ async fn run(core: &Core, session: &AnySession, arrival: Arrival) -> Result<Sign
             Ok(new.address.id)
         }
         Err(error) => {
-            let order = Order::new(Target::SignIn(new.address), Cause::SessionEnded);
-            let evicted = core.cache.evict(&[order], &correlation_id).await;
-            core.cache.tell(&evicted.evictions).await;
-            // What is left in memory must not be saved by the session layer, nor keep its cookie.
-            if let Err(error) = session.end().await {
-                tracing::warn!(%error, "a session's record stays in the session store, and opens nothing");
-            }
+            undo(core, session, held, &new, &correlation_id).await;
             Err(error)
         }
+    }
+}
+
+fn gone() -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        "the client went away while it was signed in",
+    )
+}
+
+/// The new sign-in, and what the session held before.
+async fn create(
+    core: &Core,
+    session: &AnySession,
+    arrival: Arrival,
+    caller: &Caller,
+) -> Result<(Locator, SessionData), Error> {
+    if caller.is_gone() {
+        return Err(gone());
+    }
+    let held = session.sign_ins().await.map_err(session_failed)?;
+    let new = core
+        .cache
+        .create(NewSignIn {
+            account: arrival.account,
+            client_id: arrival.client_id,
+            tokens: arrival.tokens,
+            label: arrival.label,
+            started: arrival.started,
+        })
+        .await?;
+    Ok((new, held))
+}
+
+/// The session that the browser had is gone, and the new one does not reach it: what either of them held has ended.
+async fn undo(
+    core: &Core,
+    session: &AnySession,
+    held: SessionData,
+    new: &Locator,
+    correlation_id: &str,
+) {
+    let held = held.into_sign_ins().into_iter();
+    let all = held.map(|locator| locator.address).chain([new.address]);
+    let orders: Vec<Order> = all
+        .map(|address| Order::new(Target::SignIn(address), Cause::SessionEnded))
+        .collect();
+    let evicted = core.cache.evict(&orders, correlation_id).await;
+    tell(core, evicted.evictions);
+    // What is left in memory must not be saved by the session layer, nor keep its cookie.
+    if let Err(error) = session.end().await {
+        tracing::warn!(%error, "a session's record stays in the session store, and opens nothing");
     }
 }
 
@@ -115,13 +181,18 @@ async fn move_in(
         orders.push(Order::new(Target::SignIn(oldest.address), Cause::Capacity));
     }
     let evicted = core.cache.evict(&orders, correlation_id).await;
-    let cache = core.cache.clone();
-    // Before what can fail: those sign-ins have ended.
-    core.cache
-        .tasks()
-        .spawn(async move { cache.tell(&evicted.evictions).await });
+    // Before anything else can fail: they have left, whatever becomes of the session.
+    tell(core, evicted.evictions);
     session.set_sign_ins(&all).await.map_err(session_failed)?;
     session.save().await.map_err(session_failed)
+}
+
+/// Without waiting: a person waits for the page.
+fn tell(core: &Core, evictions: Vec<Eviction>) {
+    let cache = core.cache.clone();
+    core.cache
+        .tasks()
+        .spawn(async move { cache.tell(&evictions).await });
 }
 
 fn session_failed(error: SessionError) -> Error {

@@ -13,7 +13,7 @@ use axum_signout::{
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
+use tower_sessions::{MemoryStore, Session, SessionManagerLayer, SessionStore};
 
 pub const CLIENT: &str = "app";
 pub const SECRET: &str = "app-secret-3f9c";
@@ -33,6 +33,8 @@ pub struct App {
     pub evictions: Arc<Mutex<Vec<Seen>>>,
     /// The last report of a sign-out by `/leave`.
     pub report: Arc<Mutex<Option<SignOutReport>>>,
+    /// For requests that are not sent over the wire.
+    pub router: Router,
     serving: JoinHandle<()>,
 }
 
@@ -43,8 +45,8 @@ impl Drop for App {
 }
 
 /// How an app differs from the default one.
-pub struct Setup {
-    pub sessions: SessionManagerLayer<MemoryStore>,
+pub struct Setup<Sessions: SessionStore = MemoryStore> {
+    pub sessions: SessionManagerLayer<Sessions>,
     pub provider: Box<dyn FnOnce(ProviderBuilder) -> ProviderBuilder + Send>,
     pub auth: Box<dyn FnOnce(AuthBuilder) -> AuthBuilder + Send>,
     pub routes: Router,
@@ -65,7 +67,9 @@ impl Setup {
     pub fn new() -> Self {
         Self::default()
     }
+}
 
+impl<Sessions: SessionStore + Clone> Setup<Sessions> {
     pub fn auth(mut self, f: impl FnOnce(AuthBuilder) -> AuthBuilder + Send + 'static) -> Self {
         self.auth = Box::new(f);
         self
@@ -79,9 +83,16 @@ impl Setup {
         self
     }
 
-    pub fn sessions(mut self, sessions: SessionManagerLayer<MemoryStore>) -> Self {
-        self.sessions = sessions;
-        self
+    pub fn sessions<Other: SessionStore>(
+        self,
+        sessions: SessionManagerLayer<Other>,
+    ) -> Setup<Other> {
+        Setup {
+            sessions,
+            provider: self.provider,
+            auth: self.auth,
+            routes: self.routes,
+        }
     }
 
     pub fn routes(mut self, routes: Router) -> Self {
@@ -124,12 +135,14 @@ impl Setup {
             .merge(self.routes)
             .merge(auth.routes())
             .layer(auth.layer_with(self.sessions));
+        let router = app.clone();
         let serving = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         App {
             base,
             auth,
             evictions,
             report,
+            router,
             serving,
         }
     }
@@ -169,6 +182,27 @@ fn request(wanted: &Value) -> EndSessionRequest {
     if let Some(id) = text("sign_in") {
         request = request.sign_in(axum_signout::SignInId::parse(id).unwrap());
     }
+    if let Some(subject) = text("account") {
+        let issuer = text("account_issuer").unwrap_or_default();
+        request = request.account(&Account::new(issuer, subject));
+    }
+    if let Some(issuer) = text("issuer") {
+        request = request.issuer(issuer);
+    }
+    if let Some(id) = text("correlation_id") {
+        request = request.correlation_id(id);
+    }
+    if let Some(hint) = text("hint") {
+        request = request.id_token_hint(axum_signout::IdToken::new(hint));
+    }
+    if let Some(locales) = text("ui_locales") {
+        request = request.ui_locales(locales);
+    }
+    if let Some(extra) = wanted["extra"].as_object() {
+        for (name, value) in extra {
+            request = request.extra_parameter(name, value.as_str().unwrap());
+        }
+    }
     if let Some(target) = text("return_to") {
         request = request.post_logout_redirect(target);
     }
@@ -189,6 +223,9 @@ fn request(wanted: &Value) -> EndSessionRequest {
     }
     if wanted["stay"] == true {
         request = request.before_navigation(|_| false);
+    }
+    if wanted["explode"] == true {
+        request = request.before_navigation(|_| panic!("a callback of a test"));
     }
     request
 }
@@ -274,5 +311,52 @@ impl App {
     /// What the app says of this browser, to a script.
     pub async fn get(&self, browser: &mut TestBrowser, path: &str) -> axum_signout::testing::Page {
         browser.goto(self.url(path)).await.unwrap()
+    }
+}
+
+/// All cookies that the browser has for the app, as a `Cookie` header.
+pub fn cookies(browser: &TestBrowser) -> String {
+    let names = browser.cookies("127.0.0.1");
+    let pair = |name: &String| format!("{name}={}", browser.cookie("127.0.0.1", name).unwrap());
+    names.iter().map(pair).collect::<Vec<_>>().join("; ")
+}
+
+/// The provider's answer to a sign-in that `browser` began, not delivered: the sign-in page is filled in by somebody who has
+/// none of the browser's cookies, so what arrives at the app with that is refused. Returns the refusal as well.
+pub async fn undelivered(
+    browser: &TestBrowser,
+    login: &str,
+) -> (url::Url, axum_signout::testing::Page) {
+    let mut other = browser.clone();
+    other.clear_cookies("127.0.0.1");
+    other.clear_history();
+    let refusal = other.submit(&format!("login-{login}"), &[]).await.unwrap();
+    assert_eq!(refusal.url().path(), "/signin/callback");
+    (refusal.url().clone(), refusal)
+}
+
+/// A GET that is not sent over the wire, so that it can be dropped midway.
+pub fn get_request(path_and_query: &str, cookies: &str) -> axum::extract::Request {
+    axum::http::Request::builder()
+        .uri(path_and_query)
+        .header("cookie", cookies)
+        .header("accept", "text/html")
+        .body(axum::body::Body::empty())
+        .unwrap()
+}
+
+/// `path?query` of a URL.
+pub fn path_and_query(url: &url::Url) -> String {
+    url[url::Position::BeforePath..url::Position::AfterQuery].to_owned()
+}
+
+/// Answers that the app gave this browser must not show a secret.
+pub fn assert_no_secret(provider: &TestProvider, app: &App, browser: &TestBrowser) {
+    let secrets = provider.secrets();
+    for page in browser.history() {
+        if page.url().as_str().starts_with(&app.base) {
+            let leaked = secrets.iter().any(|secret| page.body().contains(secret));
+            assert!(!leaked, "a secret in the body of {page:?}");
+        }
     }
 }
