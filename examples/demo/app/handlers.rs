@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract;
-use axum::extract::Form;
+use axum::extract::{Form, Query};
 use axum::http::header;
 use axum::response::sse::{Event, KeepAlive};
 use axum::response::{Html, IntoResponse, Redirect, Sse};
@@ -32,6 +32,7 @@ pub struct State {
 /// What came of an acquisition: kept in the session until it was shown once.
 #[derive(Serialize, Deserialize)]
 pub struct Notice {
+    pub sign_in: String,
     pub who: String,
     pub scopes: String,
     pub result: AcquireResult,
@@ -125,11 +126,20 @@ pub async fn acquire(
         Err(error) => AcquireResult::Failed(error.to_string()),
     };
     let notice = Notice {
+        sign_in: wanted.sign_in,
         who: page::name(&tokens.account()),
         scopes: wanted.scopes,
         result,
     };
     session.insert(NOTICE, notice).await?;
+    Ok(Redirect::to("/"))
+}
+
+/// A page that needs scopes which the user has not allowed yet: the error takes them to the provider for just these.
+pub async fn allow(tokens: Tokens, Query(wanted): Query<Wanted>) -> Result<Redirect, PageError> {
+    if let Some(tokens) = chosen(&tokens, &wanted.sign_in)? {
+        tokens.acquire(wanted.scopes.as_str()).await?;
+    }
     Ok(Redirect::to("/"))
 }
 

@@ -241,7 +241,11 @@ fn notice_of(notice: &Notice) -> Markup {
                 }
                 AcquireResult::InteractionRequired => {
                     strong { "The provider wants to see " (notice.who) " first" }
-                    ", before it issues a token for " (scopes) "."
+                    ", before it issues a token for " (scopes) ". "
+                    form action="/allow" {
+                        input type="hidden" name="sign_in" value=(notice.sign_in);
+                        button #allow name="scopes" value=(notice.scopes) { "Go there" }
+                    }
                 }
                 AcquireResult::Failed(reason) => {
                     strong { "No token" } " for " (scopes) " of " (notice.who) ": " (reason) "."
