@@ -13,7 +13,7 @@ use crate::current::{Asks, Current};
 use crate::extract::AuthRejection;
 use crate::pages;
 use crate::report::SignOutReport;
-use crate::sign_out::{EndSessionRequest, Exit, Outcome, sign_out};
+use crate::sign_out::{EndSessionRequest, Exit, Outcome, UnderWay, finish, sign_out, unfinished};
 
 /// Signs this session out, from a handler of the app's own. The extractor never refuses for want of a sign-in: signing out
 /// twice succeeds twice.
@@ -31,9 +31,10 @@ use crate::sign_out::{EndSessionRequest, Exit, Outcome, sign_out};
 ///
 /// A handler of its own must defend itself against other sites' requests, as `/signout` does; a `POST` behind
 /// `tower_http::csrf::CsrfLayer` is enough.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SignOut {
     current: Current,
+    unfinished: Option<UnderWay>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for SignOut {
@@ -41,7 +42,11 @@ impl<S: Send + Sync> FromRequestParts<S> for SignOut {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let current = Current::of(parts)?.clone();
-        Ok(Self { current })
+        let unfinished = unfinished(current.core(), &parts.headers);
+        Ok(Self {
+            current,
+            unfinished,
+        })
     }
 }
 
@@ -56,6 +61,53 @@ impl SignOut {
             outcome,
             asks: self.current.asks().clone(),
         }
+    }
+
+    /// Whether this browser was sent to a provider's logout within the last
+    /// [few minutes](crate::AuthBuilder::sign_out_timeout) and did not come back. Here everything is done; at the provider the
+    /// user may still be signed in, and the app can offer to [finish](Self::finish) that. The next sign-in asks for a fresh
+    /// login in any case, and ends this.
+    ///
+    /// ```
+    /// # use axum_signout::{SignOut, SignedOut};
+    /// async fn start_page(sign_out: SignOut) -> &'static str {
+    ///     match sign_out.is_unfinished() {
+    ///         true => "<form method=post action=/finish><button>Finish signing out</button></form>",
+    ///         false => "Hello.",
+    ///     }
+    /// }
+    ///
+    /// async fn finish(sign_out: SignOut) -> SignedOut {
+    ///     sign_out.finish().await
+    /// }
+    /// ```
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
+    /// Sends the user to the provider's logout once more, where [`is_unfinished`](Self::is_unfinished). The provider is told the
+    /// client only, since the ID token is gone, and will ask the user. Otherwise this is [`run`](Self::run).
+    pub async fn finish(&self) -> SignedOut {
+        let again = match &self.unfinished {
+            Some(under_way) => finish(&self.current, under_way.clone()).await,
+            None => None,
+        };
+        match again {
+            Some(outcome) => SignedOut {
+                outcome,
+                asks: self.current.asks().clone(),
+            },
+            None => self.run(EndSessionRequest::new()).await,
+        }
+    }
+}
+
+impl fmt::Debug for SignOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignOut")
+            .field("is_unfinished", &self.is_unfinished())
+            .finish_non_exhaustive()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Wanted};
 use crate::id::{ClaimName, random_text};
 use crate::provider::{AuthorizationRequest, Provider, prompt};
 use crate::return_url::SafeTarget;
-use crate::sign_out::was_interrupted;
+use crate::sign_out::unfinished;
 
 /// What the cookies are called that say what the user has to be asked for.
 const WANTED: &str = "wanted";
@@ -128,7 +128,7 @@ pub(crate) async fn start(
         ),
     };
     let mut query = query;
-    if was_interrupted(core, headers) {
+    if unfinished(core, headers).is_some() {
         // R8: the sign-out at the provider may not have happened, so its session must not sign this user in again
         // unasked, whatever else the provider is to ask.
         let own = query.prompt.take().unwrap_or_default();

@@ -5,20 +5,23 @@ use serde::{Deserialize, Serialize};
 
 use super::request::{EndSessionRequest, Options};
 use super::rp_initiated::{EndSession, Exit};
+use super::run::Outcome;
 use crate::core::Core;
 use crate::current::Current;
 use crate::hooks::Returned;
 use crate::id::{ClaimName, OperationId, same_secret};
-use crate::report::{SessionOutcome, SignOutReport};
+use crate::report::{ProviderOutcome, SessionOutcome, SignOutReport};
 use crate::return_url::SafeTarget;
 use crate::store::Claim;
 
 const PURPOSE: &str = "signout";
 
 /// What must be remembered until the user is back; kept in an encrypted cookie, so that it is this browser that comes back.
-#[derive(Serialize, Deserialize)]
-struct UnderWay {
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct UnderWay {
     state: String,
+    /// Whose logout the user was sent to.
+    issuer: String,
     target: Option<String>,
     /// The issuers whose logout is still to come.
     rest: Vec<String>,
@@ -67,8 +70,12 @@ pub(super) fn remember(
     request: &EndSessionRequest,
     report: &SignOutReport,
 ) {
+    let ProviderOutcome::Redirected { issuer } = &report.provider else {
+        return;
+    };
     let under_way = UnderWay {
         state: state.to_owned(),
+        issuer: issuer.to_string(),
         target: target.map(|target| target.as_str().to_owned()),
         rest,
         correlation_id: report.correlation_id.clone(),
@@ -94,11 +101,26 @@ fn keep(current: &Current, under_way: &UnderWay) {
     }
 }
 
-/// R8: whether this browser went to the provider's logout a while ago and never came back.
-pub(crate) fn was_interrupted(core: &Core, headers: &HeaderMap) -> bool {
+/// R8: the sign-out for which this browser went to the provider's logout a while ago and never came back.
+pub(crate) fn unfinished(core: &Core, headers: &HeaderMap) -> Option<UnderWay> {
     let now = core.cache.clock().wall();
     let all: Vec<(String, UnderWay)> = core.vault.open_all(headers, PURPOSE, now);
-    !all.is_empty()
+    all.into_iter().next().map(|(_, under_way)| under_way)
+}
+
+/// R8: to the provider's logout once more; `None` if there is nothing to be had there. All else was done when the sign-out
+/// began, so this says where the provider stands and nothing more.
+pub(crate) async fn finish(current: &Current, under_way: UnderWay) -> Option<Outcome> {
+    let core = current.core();
+    let mut report = SignOutReport::new(under_way.correlation_id.clone());
+    report.provider = ProviderOutcome::Redirected {
+        issuer: under_way.issuer.as_str().into(),
+    };
+    current.set_cookies(core.vault.expire(PURPOSE, &tag(&under_way.state)));
+    let mut again = under_way;
+    again.rest.insert(0, again.issuer.clone());
+    let exit = next_provider(current, &again).await?;
+    Some(Outcome { report, exit })
 }
 
 /// Forgets sign-outs under way: the user has signed in again.
@@ -185,6 +207,7 @@ async fn next_provider(current: &Current, under_way: &UnderWay) -> Option<Exit> 
             current,
             &UnderWay {
                 state: state.clone(),
+                issuer: issuer.clone(),
                 target: under_way.target.clone(),
                 rest: rest.cloned().collect(),
                 correlation_id: under_way.correlation_id.clone(),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract;
-use axum::extract::Form;
+use axum::extract::{Form, Query};
 use axum::http::header;
 use axum::response::sse::{Event, KeepAlive};
 use axum::response::{Html, IntoResponse, Redirect, Sse};
 use axum_signout::testing::TestProvider;
-use axum_signout::{Auth, Error, ErrorKind, SignInId, Tokens};
+use axum_signout::{Auth, Error, ErrorKind, SignInId, SignOut, SignedOut, Tokens};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,7 @@ pub struct State {
 /// What came of an acquisition: kept in the session until it was shown once.
 #[derive(Serialize, Deserialize)]
 pub struct Notice {
+    pub sign_in: String,
     pub who: String,
     pub scopes: String,
     pub result: AcquireResult,
@@ -53,6 +54,7 @@ pub enum AcquireResult {
 pub async fn home(
     auth: Auth,
     tokens: Option<Tokens>,
+    sign_out: SignOut,
     session: Session,
     extract::State(state): extract::State<State>,
 ) -> Result<impl IntoResponse, PageError> {
@@ -70,6 +72,7 @@ pub async fn home(
     let view = View {
         auth: &auth,
         accounts: &accounts,
+        unfinished: sign_out.is_unfinished(),
         note: session.get(NOTE).await?,
         notice,
         seen: state.journal.seen(),
@@ -85,6 +88,11 @@ pub async fn home(
         [(header::CONTENT_SECURITY_POLICY, policy)],
         Html(page::render(&view).into_string()),
     ))
+}
+
+/// For who closed the provider's page before it was done.
+pub async fn finish(sign_out: SignOut) -> SignedOut {
+    sign_out.finish().await
 }
 
 #[derive(Deserialize)]
@@ -118,11 +126,20 @@ pub async fn acquire(
         Err(error) => AcquireResult::Failed(error.to_string()),
     };
     let notice = Notice {
+        sign_in: wanted.sign_in,
         who: page::name(&tokens.account()),
         scopes: wanted.scopes,
         result,
     };
     session.insert(NOTICE, notice).await?;
+    Ok(Redirect::to("/"))
+}
+
+/// A page that needs scopes which the user has not allowed yet: the error takes them to the provider for just these.
+pub async fn allow(tokens: Tokens, Query(wanted): Query<Wanted>) -> Result<Redirect, PageError> {
+    if let Some(tokens) = chosen(&tokens, &wanted.sign_in)? {
+        tokens.acquire(wanted.scopes.as_str()).await?;
+    }
     Ok(Redirect::to("/"))
 }
 

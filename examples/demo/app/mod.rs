@@ -135,11 +135,13 @@ impl Drop for Demo {
 fn router(auth: &Auth, state: State) -> Router {
     let signed_in_only = Router::new()
         .route("/acquire", post(handlers::acquire))
+        .route("/allow", get(handlers::allow))
         .route("/note", post(handlers::note))
         .route("/break", post(handlers::break_grant))
         .route_layer(auth.require_account());
     Router::new()
         .route("/", get(handlers::home))
+        .route("/finish", post(handlers::finish))
         .route("/events", get(handlers::events))
         .merge(signed_in_only)
         .with_state(state)

@@ -17,6 +17,8 @@ use super::journal::{Evicted, Seen};
 pub struct View<'a> {
     pub auth: &'a Auth,
     pub accounts: &'a [SignedIn],
+    /// Whether somebody left for the provider's logout and did not come back.
+    pub unfinished: bool,
     /// What the app keeps in the session.
     pub note: Option<String>,
     pub notice: Option<Notice>,
@@ -55,7 +57,7 @@ pub fn render(view: &View) -> Markup {
             }
             body data-now=(millis(SystemClock::new().wall())) {
                 (top_bar(view))
-                @if view.accounts.is_empty() { (welcome(view.auth)) }
+                @if view.accounts.is_empty() { (welcome(view)) }
                 main {
                     @if !view.accounts.is_empty() {
                         section #accounts aria-label="Accounts" {
@@ -101,7 +103,7 @@ fn top_bar(view: &View) -> Markup {
     }
 }
 
-fn welcome(auth: &Auth) -> Markup {
+fn welcome(view: &View) -> Markup {
     html! {
         section.welcome {
             h1 { "Sign in, watch the tokens, sign out." }
@@ -109,9 +111,15 @@ fn welcome(auth: &Auth) -> Markup {
                 "An app on 127.0.0.1, an OpenID provider on localhost, and between them a token cache that forgets "
                 "everything it should, the moment it should. Who are you?"
             }
+            @if view.unfinished {
+                form #unfinished.notice.bad method="post" action="/finish" {
+                    span { "You are signed out here, but the provider may still know you." }
+                    button #finish { "Finish there" }
+                }
+            }
             div.people {
                 @for (login, name) in PEOPLE {
-                    a.person id={ "sign-in-" (login) } href=(auth.sign_in_url("/").login_hint(login)) {
+                    a.person id={ "sign-in-" (login) } href=(view.auth.sign_in_url("/").login_hint(login)) {
                         (avatar(name))
                         span { strong { (name) } small { "Sign in at the provider" } }
                     }
@@ -233,7 +241,11 @@ fn notice_of(notice: &Notice) -> Markup {
                 }
                 AcquireResult::InteractionRequired => {
                     strong { "The provider wants to see " (notice.who) " first" }
-                    ", before it issues a token for " (scopes) "."
+                    ", before it issues a token for " (scopes) ". "
+                    form action="/allow" {
+                        input type="hidden" name="sign_in" value=(notice.sign_in);
+                        button #allow name="scopes" value=(notice.scopes) { "Go there" }
+                    }
                 }
                 AcquireResult::Failed(reason) => {
                     strong { "No token" } " for " (scopes) " of " (notice.who) ": " (reason) "."
