@@ -6,3 +6,4 @@ mod support;
 mod fixture;
 mod flows;
 mod harness;
+mod web_app;

@@ -8,5 +8,6 @@
 pub mod app;
 pub mod certified;
 pub mod chromium;
+pub mod example;
 pub mod http;
 mod process;
