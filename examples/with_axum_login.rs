@@ -19,7 +19,7 @@ use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum_login::{AuthManagerLayerBuilder, AuthUser, AuthnBackend, UserId};
-use axum_signout::{Account, Auth, Error, Provider, Ticket, TokenSet, Tokens};
+use axum_signout::{Account, Auth, Error, Eviction, Provider, Ticket, TokenSet, Tokens};
 use openid::{Answer, OpenId, Registration, UnderWay};
 use tower_sessions_014::cookie::SameSite;
 use tower_sessions_014::{MemoryStore, SessionManagerLayer};
@@ -84,6 +84,7 @@ struct App {
 pub fn app(
     registration: Registration,
     base_url: &str,
+    audit: impl Fn(&Eviction) + Send + Sync + 'static,
 ) -> Result<(Auth, Router), Box<dyn StdError>> {
     let mut provider = Provider::discover(&registration.issuer, &registration.client_id);
     if let Some(secret) = &registration.client_secret {
@@ -91,7 +92,10 @@ pub fn app(
     }
     let auth = Auth::builder(provider.build()?, base_url)
         .after_sign_out("/")
-        .on_evict(|eviction| async move { tracing::info!(cause = %eviction.cause(), "evicted") })
+        .on_evict(move |eviction| {
+            audit(&eviction);
+            std::future::ready(())
+        })
         .build()?;
     let sessions = SessionManagerLayer::new(MemoryStore::default())
         .with_secure(base_url.starts_with("https:"))
@@ -199,5 +203,9 @@ async fn main() -> Result<(), Box<dyn StdError>> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .init();
-    run::run(app).await
+    let audit = |eviction: &Eviction| {
+        let subject = eviction.account().subject();
+        tracing::info!(cause = %eviction.cause(), subject, "the tokens of a sign-in are gone");
+    };
+    run::run(|registration, base_url| app(registration, base_url, audit)).await
 }

@@ -6,4 +6,5 @@ mod support;
 mod fixture;
 mod flows;
 mod harness;
+mod own_sign_in;
 mod web_app;
