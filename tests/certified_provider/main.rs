@@ -3,8 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod examples;
 mod fixture;
 mod flows;
 mod harness;
-mod own_sign_in;
 mod web_app;

@@ -1,6 +1,9 @@
 //! The examples that sign in by themselves. They are compiled into this program, and not run as processes, so that what is
 //! tested is what is there now, and the cache behind it can be looked into.
 
+// Each example has what they share as a module of its own, as it has when it is built alone.
+#![allow(clippy::duplicate_mod)]
+
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
