@@ -84,7 +84,17 @@ impl Settings {
             // Providers ignore the scope unless the user is asked (OpenID Connect Core, section 11).
             provider = provider.authorization_param("prompt", "consent");
         }
-        let provider = provider.build().map_err(|e| Wrong::new("OIDC_*", e))?;
+        let provider = provider.build().map_err(|error| {
+            let error = error.to_string();
+            // It begins with the builder's word for the setting.
+            let variable = match error.split([':', ' ']).next() {
+                Some("client_id") => "OIDC_CLIENT_ID",
+                Some("client_secret") => "OIDC_CLIENT_SECRET",
+                Some("scopes") => "OIDC_SCOPES",
+                _ => "OIDC_ISSUER",
+            };
+            Wrong::new(variable, error)
+        })?;
 
         let bind = variable("BIND")?.unwrap_or_else(|| "127.0.0.1:3000".into());
         let port = bind.rsplit_once(':').map(|(_, port)| port.parse::<u16>());

@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod examples;
 mod fixture;
 mod flows;
 mod harness;
+mod web_app;

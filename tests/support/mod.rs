@@ -9,5 +9,6 @@ pub mod app;
 pub mod certified;
 pub mod chromium;
 pub mod faulty;
+pub mod example;
 pub mod http;
 mod process;
