@@ -152,6 +152,7 @@ impl SignIn {
         let now = cache.clock.wall();
         let token = match pick(&stored.entry.tokens, scopes, resource, now, margin) {
             Some(token) => Ok(token.clone()),
+            None if self.has_ended() => Err(ended()),
             None => self.refreshed(&stored, scopes, resource).await,
         };
         // After the copy: an eviction that returned before this call began has flipped the flag by now. It also outweighs
