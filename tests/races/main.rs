@@ -55,17 +55,17 @@ fn run_all(mode: schedule::Mode, count: u64) {
 /// One process, and a store that always answers.
 #[test]
 fn one_node() {
-    run_all(schedule::Mode::OneNode, 1500);
+    run_all(schedule::Mode::OneNode, 500);
 }
 
 /// One process, and a store that fails at times, before or after it did what it was asked.
 #[test]
 fn one_node_with_a_store_that_fails() {
-    run_all(schedule::Mode::FailingStore, 1000);
+    run_all(schedule::Mode::FailingStore, 400);
 }
 
 /// A store that others share: accounts are removed there without this process being told.
 #[test]
 fn a_shared_store() {
-    run_all(schedule::Mode::SharedStore, 1000);
+    run_all(schedule::Mode::SharedStore, 400);
 }
