@@ -42,6 +42,8 @@ pub(crate) enum Expiry {
     /// So long after it was received, which nobody has stamped yet.
     In(Duration),
     At(Timestamp),
+    /// From when it was received.
+    Between(Timestamp, Timestamp),
 }
 
 /// An access token and what is known of it. Cheap to clone.
@@ -138,7 +140,7 @@ impl AccessToken {
     #[must_use]
     pub fn expires(&self) -> Option<Timestamp> {
         match self.0.expiry {
-            Expiry::At(end) => Some(end),
+            Expiry::At(end) | Expiry::Between(_, end) => Some(end),
             Expiry::Unknown | Expiry::In(_) => None,
         }
     }
@@ -149,8 +151,19 @@ impl AccessToken {
         match self.0.expiry {
             Expiry::Unknown => true,
             Expiry::In(lifetime) => lifetime > margin,
-            Expiry::At(end) => now.plus(margin) < end,
+            Expiry::At(end) | Expiry::Between(_, end) => now.plus(margin) < end,
         }
+    }
+
+    /// Whether it is too early to look for another one: a margin that is longer than half of the token's life does not
+    /// count, or a token that lives for a minute would be refreshed by every request.
+    pub(crate) fn is_fresh_at(&self, now: Timestamp, margin: Duration) -> bool {
+        let margin = match self.0.expiry {
+            Expiry::Between(from, end) => margin.min(end.since(from) / 2),
+            Expiry::In(lifetime) => margin.min(lifetime / 2),
+            Expiry::Unknown | Expiry::At(_) => margin,
+        };
+        self.is_valid_at(now, margin)
     }
 
     /// Whether a request for these scopes and this resource is served by this token.
@@ -171,7 +184,7 @@ impl AccessToken {
 
     fn stamp(&mut self, now: Timestamp) {
         if let Expiry::In(lifetime) = self.0.expiry {
-            Arc::make_mut(&mut self.0).expiry = Expiry::At(now.plus(lifetime));
+            Arc::make_mut(&mut self.0).expiry = Expiry::Between(now, now.plus(lifetime));
         }
     }
 }

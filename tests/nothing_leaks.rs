@@ -220,7 +220,7 @@ impl Stage {
                     );
                     Err::<(), _>("a hook that fails")
                 })
-                .on_evict(|_| std::future::ready(panic_of_a_hook()));
+                .on_evict(|_| async { panic_of_a_hook() });
             let auth = if long {
                 auth.long_url(10, LongUrl::FormPost)
             } else {

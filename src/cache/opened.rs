@@ -55,7 +55,7 @@ pub(super) fn pick<'t>(
     now: Timestamp,
     margin: Duration,
 ) -> Option<&'t AccessToken> {
-    let usable = |token: &&AccessToken| token.is_valid_at(now, margin);
+    let usable = |token: &&AccessToken| token.is_fresh_at(now, margin);
     if scopes.is_empty() && resource.is_none() {
         return tokens.access_tokens().first().filter(usable);
     }

@@ -163,11 +163,11 @@ impl World {
         let store = Arc::new(RacyStore {
             inner: Arc::new(inner.build().unwrap()),
             shared: mode == Mode::SharedStore,
-            random: Mutex::new(Random::new(random.next())),
+            random: Mutex::new(Random::new(random.draw())),
             failing: Mutex::new(if mode == Mode::FailingStore { 8 } else { 0 }),
             created: Mutex::default(),
         });
-        let provider = Mock::new(clock.clone(), keys, Random::new(random.next()));
+        let provider = Mock::new(clock.clone(), keys, Random::new(random.draw()));
         provider.0.lock().unwrap().revocation_busy = 30;
         let at = |path: &str| format!("{ISSUER}{path}");
         let metadata = ProviderMetadata::new(ISSUER, at("/authorize"), at("/token"), at("/keys"))

@@ -224,7 +224,7 @@ async fn an_issuer_that_is_not_configured_is_forbidden() {
 async fn an_account_can_be_what_claims_say() {
     let own = Own::new(&["tid", "oid"]).await;
     let claims = |tid: &str, oid: &str| json!({ "tid": tid, "oid": oid });
-    let mut sign_in = async |subject: &str, claims: Value| {
+    let sign_in = async |subject: &str, claims: Value| {
         let account = own.account(subject).with_claims(&claims);
         let arriving = (None, account, tokens(subject));
         own.sign_in(&mut TestBrowser::new(), arriving)
