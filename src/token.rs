@@ -41,11 +41,9 @@ pub(crate) enum Expiry {
     Unknown,
     /// So long after it was received, which nobody has stamped yet.
     In(Duration),
-    /// `lifetime` is how long it lived from its issue, where that is known.
-    At {
-        end: Timestamp,
-        lifetime: Option<Duration>,
-    },
+    At(Timestamp),
+    /// From when it was received.
+    Between(Timestamp, Timestamp),
 }
 
 /// An access token and what is known of it. Cheap to clone.
@@ -102,12 +100,7 @@ impl AccessToken {
     /// When it ends.
     #[must_use]
     pub fn expires_at(self, end: Timestamp) -> Self {
-        self.change(|access| {
-            access.expiry = Expiry::At {
-                end,
-                lifetime: None,
-            };
-        })
+        self.change(|access| access.expiry = Expiry::At(end))
     }
 
     /// The type the provider stated, by default `Bearer`.
@@ -147,7 +140,7 @@ impl AccessToken {
     #[must_use]
     pub fn expires(&self) -> Option<Timestamp> {
         match self.0.expiry {
-            Expiry::At { end, .. } => Some(end),
+            Expiry::At(end) | Expiry::Between(_, end) => Some(end),
             Expiry::Unknown | Expiry::In(_) => None,
         }
     }
@@ -158,12 +151,20 @@ impl AccessToken {
     pub fn is_valid_at(&self, now: Timestamp, margin: Duration) -> bool {
         match self.0.expiry {
             Expiry::Unknown => true,
-            Expiry::In(lifetime) => lifetime > margin.min(lifetime / 2),
-            Expiry::At { end, lifetime } => {
-                let margin = lifetime.map_or(margin, |lifetime| margin.min(lifetime / 2));
-                now.plus(margin) < end
-            }
+            Expiry::In(lifetime) => lifetime > margin,
+            Expiry::At(end) | Expiry::Between(_, end) => now.plus(margin) < end,
         }
+    }
+
+    /// Whether it is too early to look for another one: a margin that is longer than half of the token's life does not
+    /// count, or a token that lives for a minute would be refreshed by every request.
+    pub(crate) fn is_fresh_at(&self, now: Timestamp, margin: Duration) -> bool {
+        let margin = match self.0.expiry {
+            Expiry::Between(from, end) => margin.min(end.since(from) / 2),
+            Expiry::In(lifetime) => margin.min(lifetime / 2),
+            Expiry::Unknown | Expiry::At(_) => margin,
+        };
+        self.is_valid_at(now, margin)
     }
 
     /// Whether a request for these scopes and this resource is served by this token.
@@ -184,10 +185,7 @@ impl AccessToken {
 
     fn stamp(&mut self, now: Timestamp) {
         if let Expiry::In(lifetime) = self.0.expiry {
-            Arc::make_mut(&mut self.0).expiry = Expiry::At {
-                end: now.plus(lifetime),
-                lifetime: Some(lifetime),
-            };
+            Arc::make_mut(&mut self.0).expiry = Expiry::Between(now, now.plus(lifetime));
         }
     }
 }
@@ -404,9 +402,9 @@ mod tests {
         let token = &set.access_tokens()[0];
         assert_eq!(token.expires(), Some(at(1100)));
         assert!(token.is_valid_at(at(1039), Duration::from_secs(60)));
-        assert!(token.is_valid_at(at(1049), Duration::from_secs(60)));
-        assert!(!token.is_valid_at(at(1050), Duration::from_secs(60)));
-        assert!(!token.is_valid_at(at(1095), Duration::from_secs(5)));
+        assert!(!token.is_valid_at(at(1040), Duration::from_secs(60)));
+        assert!(token.is_fresh_at(at(1049), Duration::from_secs(60)));
+        assert!(!token.is_fresh_at(at(1050), Duration::from_secs(60)));
     }
 
     #[test]

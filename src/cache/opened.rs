@@ -68,7 +68,7 @@ pub(super) fn pick<'t>(
     now: Timestamp,
     margin: Duration,
 ) -> Option<&'t AccessToken> {
-    let usable = |token: &&AccessToken| token.is_valid_at(now, margin);
+    let usable = |token: &&AccessToken| token.is_fresh_at(now, margin);
     let scopes: Vec<&str> = scopes
         .iter()
         .copied()
@@ -170,6 +170,7 @@ impl SignIn {
         let now = cache.clock.wall();
         let token = match pick(&stored.entry.tokens, scopes, resource, now, margin) {
             Some(token) => Ok(token.clone()),
+            None if self.has_ended() => Err(ended()),
             None => self.refreshed(&stored, scopes, resource).await,
         };
         // After the copy: an eviction that returned before this call began has flipped the flag by now. It also outweighs

@@ -124,9 +124,9 @@ impl Cache {
         let (cache, flag_of_task) = (self.clone(), flag.clone());
         let (wanted_of_task, generation) = (wanted.clone(), known.generation);
         let task = self.0.tasks.spawn(async move {
-            let address = flag_of_task.address();
             // A panic in here must free the slot too, or no request would ever refresh again.
-            let run = std::panic::AssertUnwindSafe(cache.run(address, generation, &wanted_of_task));
+            let run = cache.run(&flag_of_task, generation, &wanted_of_task);
+            let run = std::panic::AssertUnwindSafe(run);
             let answer = run.catch_unwind().await;
             *flag_of_task.flights.lock() = None;
             answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a refresh panicked")))
@@ -141,7 +141,8 @@ impl Cache {
         (flight, true)
     }
 
-    async fn run(&self, address: Address, known: Generation, wanted: &Wanted) -> Answer {
+    async fn run(&self, flag: &Flag, known: Generation, wanted: &Wanted) -> Answer {
+        let address = flag.address();
         let name = ClaimName::of("refresh", &[address.id.as_bytes()]);
         let holder = OperationId::random();
         let lease = self.lease_time();
@@ -168,7 +169,7 @@ impl Cache {
                 }
             }
         }
-        let (answer, over) = self.held(address, known, wanted, &name, holder).await;
+        let (answer, over) = self.held(flag, known, wanted, &name, holder).await;
         if over {
             // Not waited for in vain: a lease that could not be given back ends by itself.
             if let Err(error) = self.0.store.end_lease(&name, holder).await {
@@ -199,12 +200,13 @@ impl Cache {
     /// refresh token must not be sent again while its first use may still arrive.
     async fn held(
         &self,
-        address: Address,
+        flag: &Flag,
         known: Generation,
         wanted: &Wanted,
         name: &ClaimName,
         holder: OperationId,
     ) -> (Answer, bool) {
+        let address = flag.address();
         let stored = match self.at(&address).await {
             Ok(stored) => stored,
             Err(error) => return (Err(error), true),
@@ -231,8 +233,11 @@ impl Cache {
         if let Err(error) = provider.ready().await {
             return (Err(error), true);
         }
+        let asked = Instant::now();
         match self.0.store.lease(name, holder, self.lease_time()).await {
-            Ok(Lease::Held(left)) if left >= provider.timeout() + LEASE_SLACK => {}
+            // An answer that was long on its way tells what was left when it set out.
+            Ok(Lease::Held(left))
+                if left.saturating_sub(asked.elapsed()) >= provider.timeout() + LEASE_SLACK => {}
             Ok(_) => {
                 let error = Error::new(
                     ErrorKind::ProviderUnavailable,
@@ -241,6 +246,10 @@ impl Cache {
                 return (Err(error), true);
             }
             Err(error) => return (Err(error.into()), true),
+        }
+        // The store may still have what this node has ended: its removal is pending.
+        if flag.ended() {
+            return (Err(ended()), true);
         }
         let scopes = wanted.scopes();
         let resource = wanted.resource.as_deref();

@@ -52,6 +52,21 @@ async fn the_margin_can_be_set() {
     assert_eq!(world.refreshes(), 1);
 }
 
+/// Some providers issue tokens of a minute.
+#[tokio::test]
+async fn a_token_that_lives_no_longer_than_the_margin_is_served_for_half_of_its_life() {
+    let provider = TestProvider::builder().access_token_lifetime(Duration::from_secs(60));
+    let world = World::start(provider, Setup::new(), |auth| auth).await;
+    let browser = world.sign_in("alice").await;
+    for round in 0..3 {
+        for _ in 0..3 {
+            acquire(&world.tokens(&browser).await).await.unwrap();
+        }
+        assert_eq!(world.refreshes(), round);
+        world.advance(Duration::from_secs(30));
+    }
+}
+
 /// A request that loaded the sign-in before another one's refresh finds what that brought.
 #[tokio::test]
 async fn what_another_request_refreshed_is_found_without_asking_again() {

@@ -1,0 +1,378 @@
+//! A provider behind the HTTP client: rotates refresh tokens, notices when one is used again, and answers when it is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum_signout::clock::{Clock, ManualClock, Timestamp};
+use axum_signout::testing::TestProvider;
+use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use crate::Random;
+
+pub const ISSUER: &str = "https://provider.example";
+
+/// What is left of the cache's lease, at least, when it sends: the time-out and five seconds.
+const LEASE: Duration = Duration::from_secs(15);
+
+/// The key set of a provider that exists, so that ours has one that can be read.
+pub fn published_keys() -> Vec<u8> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let provider = TestProvider::start().await;
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = http.get(provider.url("/jwks")).send().await.unwrap();
+        answer.bytes().await.unwrap().to_vec()
+    })
+}
+
+/// How a refresh is answered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome {
+    Rotated,
+    Kept,
+    /// 503, not handled.
+    Busy,
+    /// Handled, and the answer lost.
+    Lost,
+    /// Not handled, and the connection lost.
+    Cut,
+    /// Handled, and the answer is garbage.
+    Garbage,
+    /// The grant is revoked at the provider.
+    Refused,
+}
+
+#[derive(Clone)]
+pub struct Mock(pub Arc<Mutex<State>>);
+
+pub struct State {
+    clock: Arc<ManualClock>,
+    keys: Vec<u8>,
+    grants: Vec<Grant>,
+    /// Which grant a token belongs to.
+    of: BTreeMap<String, usize>,
+    pub waiting: Vec<Call>,
+    pub revoked: BTreeSet<String>,
+    /// Refreshes are answered at once.
+    pub at_once: bool,
+    /// Revocations are refused for now, in percent.
+    pub revocation_busy: usize,
+    pub random: Random,
+    pub violations: Vec<String>,
+    pub refreshes: usize,
+    next: usize,
+}
+
+pub struct Call {
+    id: usize,
+    refresh_token: String,
+    scope: String,
+    answer: oneshot::Sender<Result<HttpResponse, Broken>>,
+}
+
+#[derive(Default)]
+struct Grant {
+    current: String,
+    revoked: bool,
+    retired: BTreeSet<String>,
+    /// Refresh tokens an answer to which was read: they must not come again.
+    answered: BTreeSet<String>,
+    /// When each was sent and nothing was heard.
+    unheard: BTreeMap<String, Timestamp>,
+    in_flight: Option<usize>,
+    /// The refresh token that the cache has, as far as it was told.
+    held: String,
+    /// Access tokens that the cache was told of, by the scopes that were asked for, in order.
+    access: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Debug)]
+pub struct Broken;
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the connection was cut")
+    }
+}
+
+impl std::error::Error for Broken {}
+
+impl Mock {
+    pub fn new(clock: Arc<ManualClock>, keys: &[u8], random: Random) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            clock,
+            keys: keys.to_vec(),
+            grants: Vec::new(),
+            of: BTreeMap::new(),
+            waiting: Vec::new(),
+            revoked: BTreeSet::new(),
+            at_once: false,
+            revocation_busy: 0,
+            random,
+            violations: Vec::new(),
+            refreshes: 0,
+            next: 0,
+        })))
+    }
+
+    /// A new grant: its refresh token and its access token.
+    pub fn grant(&self) -> (String, String) {
+        let mut state = self.0.lock().unwrap();
+        let at = state.grants.len();
+        let (refresh, access) = (format!("r{at}.0"), format!("a{at}.0"));
+        state.of.insert(refresh.clone(), at);
+        state.of.insert(access.clone(), at);
+        state.grants.push(Grant {
+            current: refresh.clone(),
+            held: refresh.clone(),
+            access: [(String::new(), vec![access.clone()])].into(),
+            ..Grant::default()
+        });
+        (refresh, access)
+    }
+
+    /// Which grant an access token belongs to.
+    pub fn owner(&self, token: &str) -> usize {
+        self.0.lock().unwrap().of[token]
+    }
+
+    /// Answers one of the refreshes that wait.
+    pub fn answer(&self, which: usize, outcome: Outcome) {
+        let mut state = self.0.lock().unwrap();
+        let call = state.waiting.swap_remove(which);
+        let answer = state.handle(&call.refresh_token, &call.scope, outcome);
+        // Whoever waited may have left.
+        let _ = call.answer.send(answer);
+    }
+
+    /// What was obtained and is neither in use any more nor revoked.
+    pub fn forgotten(&self) -> Vec<String> {
+        let state = self.0.lock().unwrap();
+        let mut forgotten = Vec::new();
+        for grant in &state.grants {
+            if !state.revoked.contains(&grant.held) {
+                forgotten.push(grant.held.clone());
+            }
+            // Those before were replaced by it.
+            let last = grant.access.values().filter_map(|all| all.last());
+            forgotten.extend(
+                last.filter(|token| !state.revoked.contains(*token))
+                    .cloned(),
+            );
+        }
+        forgotten
+    }
+}
+
+impl State {
+    fn arrive(&mut self, refresh_token: &str) -> usize {
+        self.next += 1;
+        self.refreshes += 1;
+        let id = self.next;
+        let now = self.clock.steady();
+        let grant = &mut self.grants[self.of[refresh_token]];
+        if grant.in_flight.is_some() {
+            self.violations
+                .push(format!("two refreshes at once with {refresh_token}"));
+        }
+        if grant.answered.contains(refresh_token) {
+            self.violations
+                .push(format!("{refresh_token} was sent after its answer"));
+        }
+        if let Some(sent) = grant.unheard.get(refresh_token)
+            && now.since(*sent) < LEASE
+        {
+            self.violations
+                .push(format!("{refresh_token} was sent again within its lease"));
+        }
+        grant.in_flight = Some(id);
+        grant.unheard.insert(refresh_token.to_owned(), now);
+        id
+    }
+
+    /// What the provider does, whether or not anybody hears of it.
+    fn handle(
+        &mut self,
+        refresh_token: &str,
+        scope: &str,
+        outcome: Outcome,
+    ) -> Result<HttpResponse, Broken> {
+        match outcome {
+            Outcome::Busy => return Ok(response(503, &json!({}))),
+            Outcome::Cut => return Err(Broken),
+            _ => {}
+        }
+        let at = self.of[refresh_token];
+        self.next += 1;
+        let (refresh, access) = (
+            format!("r{at}.{}", self.next),
+            format!("a{at}.{}", self.next),
+        );
+        let grant = &mut self.grants[at];
+        if outcome == Outcome::Refused || grant.retired.contains(refresh_token) {
+            grant.revoked = true;
+        }
+        if grant.revoked {
+            return match outcome {
+                Outcome::Lost => Err(Broken),
+                _ => Ok(response(400, &json!({ "error": "invalid_grant" }))),
+            };
+        }
+        let mut answer = json!({
+            "access_token": access,
+            "token_type": "Bearer",
+            "expires_in": if self.random.percent(50) { 61 } else { 3600 },
+        });
+        if !scope.is_empty() {
+            answer["scope"] = scope.into();
+        }
+        self.of.insert(access, at);
+        if outcome != Outcome::Kept {
+            grant
+                .retired
+                .insert(std::mem::replace(&mut grant.current, refresh.clone()));
+            answer["refresh_token"] = refresh.clone().into();
+            self.of.insert(refresh, at);
+        }
+        match outcome {
+            Outcome::Lost => Err(Broken),
+            Outcome::Garbage => Ok(response(200, &json!("garbage"))),
+            _ => Ok(response(200, &answer)),
+        }
+    }
+
+    /// The cache has read an answer.
+    fn heard(&mut self, refresh_token: &str, scope: &str, answer: &Result<HttpResponse, Broken>) {
+        let Ok(answer) = answer else { return };
+        let at = self.of[refresh_token];
+        let grant = &mut self.grants[at];
+        let Ok(body) = serde_json::from_slice::<serde_json::Value>(answer.body()) else {
+            return;
+        };
+        if answer.status() == 503 {
+            grant.unheard.remove(refresh_token);
+            return;
+        }
+        if !body.is_object() {
+            return;
+        }
+        if answer.status() == 400 {
+            grant.answered.insert(refresh_token.to_owned());
+            return;
+        }
+        match body["refresh_token"].as_str() {
+            Some(rotated) => {
+                grant.answered.insert(refresh_token.to_owned());
+                grant.held = rotated.to_owned();
+            }
+            None => drop(grant.unheard.remove(refresh_token)),
+        }
+        let access = body["access_token"].as_str().unwrap().to_owned();
+        grant
+            .access
+            .entry(scope.to_owned())
+            .or_default()
+            .push(access);
+    }
+}
+
+fn response(status: u16, body: &serde_json::Value) -> HttpResponse {
+    let mut response = HttpResponse::new(body.to_string().into_bytes());
+    *response.status_mut() = axum::http::StatusCode::from_u16(status).unwrap();
+    response
+}
+
+/// Whoever sent a refresh has left, or has its answer.
+struct InFlight {
+    state: Arc<Mutex<State>>,
+    refresh_token: String,
+    id: usize,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        // A schedule that has failed is unwinding.
+        let Ok(mut state) = self.state.lock() else {
+            return;
+        };
+        let at = state.of[&self.refresh_token];
+        let in_flight = &mut state.grants[at].in_flight;
+        if *in_flight == Some(self.id) {
+            *in_flight = None;
+        }
+    }
+}
+
+impl<'c> AsyncHttpClient<'c> for Mock {
+    type Error = Broken;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, Broken>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(async move {
+            let field = |name: &str| {
+                url::form_urlencoded::parse(request.body())
+                    .find(|(have, _)| have == name)
+                    .map(|(_, value)| value.into_owned())
+                    .unwrap_or_default()
+            };
+            match request.uri().path() {
+                "/keys" => {
+                    let keys = self.0.lock().unwrap().keys.clone();
+                    Ok(HttpResponse::new(keys))
+                }
+                "/revoke" => {
+                    let mut state = self.0.lock().unwrap();
+                    let busy = state.revocation_busy;
+                    if state.random.percent(busy) {
+                        return Ok(response(503, &json!({})));
+                    }
+                    let token = field("token");
+                    // The provider's own business: the rest of the grant is left alone, so that each token must be sent.
+                    state.revoked.insert(token);
+                    Ok(response(200, &json!({})))
+                }
+                _ => self.refresh(field("refresh_token"), field("scope")).await,
+            }
+        })
+    }
+}
+
+impl Mock {
+    async fn refresh(&self, refresh_token: String, scope: String) -> Result<HttpResponse, Broken> {
+        let (guard, answer) = {
+            let mut state = self.0.lock().unwrap();
+            let id = state.arrive(&refresh_token);
+            let guard = InFlight {
+                state: self.0.clone(),
+                refresh_token: refresh_token.clone(),
+                id,
+            };
+            let (sender, answer) = oneshot::channel();
+            if state.at_once {
+                let outcome = state.handle(&refresh_token, &scope, Outcome::Rotated);
+                let _ = sender.send(outcome);
+            } else {
+                state.waiting.push(Call {
+                    id,
+                    refresh_token: refresh_token.clone(),
+                    scope: scope.clone(),
+                    answer: sender,
+                });
+            }
+            (guard, answer)
+        };
+        let answer = answer.await.unwrap_or(Err(Broken));
+        let mut state = self.0.lock().unwrap();
+        state.waiting.retain(|call| call.id != guard.id);
+        state.heard(&refresh_token, &scope, &answer);
+        drop(state);
+        drop(guard);
+        answer
+    }
+}

@@ -1,0 +1,501 @@
+//! One schedule: what happens, in which order, and what must hold.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, Response, header};
+use axum::routing::post;
+use axum::{Extension, Router};
+use axum_signout::clock::{Clock, ManualClock, Timestamp};
+use axum_signout::store::{MemoryTokenStore, Removal, RevokeRule, StoreStats, Target, TokenStore};
+use axum_signout::{
+    AccessToken, Account, Auth, AuthRejection, Cause, EndSessionRequest, ErrorKind, OperationId,
+    Provider, ProviderMetadata, SignInId, SignOut, Ticket, TokenSet, Tokens,
+};
+use tokio::task::JoinHandle;
+use tower::Service;
+use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
+
+use crate::Random;
+use crate::provider::{ISSUER, Mock, Outcome};
+use crate::store::RacyStore;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mode {
+    OneNode,
+    FailingStore,
+    SharedStore,
+}
+
+const BROWSERS: usize = 3;
+const ACCOUNTS: usize = 2;
+const STEPS: usize = 40;
+
+pub fn run(mode: Mode, seed: u64, keys: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut world = World::new(mode, seed, keys);
+        for _ in 0..STEPS {
+            world.step().await;
+            world.check();
+        }
+        world.finish().await;
+    });
+}
+
+/// What is known of sign-ins.
+#[derive(Default)]
+struct Known {
+    /// Counts what happened.
+    now: u64,
+    /// When this node's eviction of each had returned.
+    evicted: BTreeMap<SignInId, u64>,
+    /// When another node removed each.
+    removed: BTreeMap<SignInId, (u64, Timestamp)>,
+    /// The grant of each.
+    grants: BTreeMap<SignInId, usize>,
+    violations: Vec<String>,
+    acquired: usize,
+}
+
+impl Known {
+    fn tick(&mut self) -> u64 {
+        self.now += 1;
+        self.now
+    }
+}
+
+#[derive(Clone)]
+struct Arriving {
+    ticket: Option<Ticket>,
+    account: Account,
+    tokens: TokenSet,
+}
+
+#[derive(Clone, Default)]
+struct Browser {
+    cookie: Option<String>,
+}
+
+struct World {
+    mode: Mode,
+    random: Random,
+    clock: Arc<ManualClock>,
+    provider: Mock,
+    store: Arc<RacyStore>,
+    auth: Auth,
+    app: Router,
+    known: Arc<Mutex<Known>>,
+    browsers: Arc<Mutex<Vec<Browser>>>,
+    held: Arc<Mutex<Vec<(Tokens, u64)>>>,
+    acquires: Vec<JoinHandle<()>>,
+    others: Vec<JoinHandle<()>>,
+    sign_ins: usize,
+}
+
+async fn sign_in(
+    auth: Auth,
+    session: Session,
+    Extension(who): Extension<Arriving>,
+) -> Extension<Option<SignInId>> {
+    let answer = auth
+        .sign_in(&session, who.ticket, who.account, who.tokens)
+        .await;
+    Extension(answer.ok())
+}
+
+/// Whose sign-ins this request had is noted before they are ended.
+async fn sign_out(
+    tokens: Result<Option<Tokens>, AuthRejection>,
+    sign_out: SignOut,
+) -> Extension<Vec<SignInId>> {
+    let had = match tokens {
+        Ok(Some(tokens)) => tokens.accounts().unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    let _ = sign_out.run(EndSessionRequest::new().local_only()).await;
+    Extension(had.iter().map(|one| one.sign_in).collect())
+}
+
+async fn hold(tokens: Tokens) -> Extension<Tokens> {
+    Extension(tokens)
+}
+
+/// A request, and what its handler left in the response.
+async fn ask<T: Clone + Send + Sync + 'static>(
+    mut app: Router,
+    path: &str,
+    cookie: Option<String>,
+    extension: Option<Arriving>,
+) -> (Option<T>, Option<Option<String>>) {
+    let mut request = Request::post(path).body(Body::empty()).unwrap();
+    if let Some(cookie) = cookie {
+        let cookie = format!("id={cookie}").parse().unwrap();
+        request.headers_mut().insert(header::COOKIE, cookie);
+    }
+    if let Some(extension) = extension {
+        request.extensions_mut().insert(extension);
+    }
+    std::future::poll_fn(|cx| Service::<Request<Body>>::poll_ready(&mut app, cx))
+        .await
+        .unwrap();
+    let mut response: Response<Body> = app.call(request).await.unwrap();
+    let set = response.headers().get_all(header::SET_COOKIE);
+    let cookie = set.iter().find_map(|cookie| {
+        let value = cookie.to_str().ok()?.strip_prefix("id=")?;
+        let value = value.split(';').next()?;
+        Some((!value.is_empty()).then(|| value.to_owned()))
+    });
+    (response.extensions_mut().remove::<T>(), cookie)
+}
+
+impl World {
+    fn new(mode: Mode, seed: u64, keys: &[u8]) -> Self {
+        let mut random = Random::new(seed);
+        let clock = Arc::new(ManualClock::at(Timestamp::from_secs(1_000_000_000)));
+        let inner = MemoryTokenStore::builder().clock(clock.clone());
+        let store = Arc::new(RacyStore {
+            inner: Arc::new(inner.build().unwrap()),
+            shared: mode == Mode::SharedStore,
+            random: Mutex::new(Random::new(random.draw())),
+            failing: Mutex::new(if mode == Mode::FailingStore { 8 } else { 0 }),
+            created: Mutex::default(),
+        });
+        let provider = Mock::new(clock.clone(), keys, Random::new(random.draw()));
+        provider.0.lock().unwrap().revocation_busy = 30;
+        let at = |path: &str| format!("{ISSUER}{path}");
+        let metadata = ProviderMetadata::new(ISSUER, at("/authorize"), at("/token"), at("/keys"))
+            .revocation_endpoint(at("/revoke"));
+        let registration = Provider::with_metadata(metadata, "app")
+            .http_client(provider.clone())
+            .build()
+            .unwrap();
+        let known = Arc::new(Mutex::new(Known::default()));
+        let seen = known.clone();
+        let auth = Auth::builder(registration, "https://app.example")
+            .clock(clock.clone())
+            .store(store.clone())
+            .on_evict(move |eviction| {
+                // Hooks are told after the eviction has returned.
+                let mut seen = seen.lock().unwrap();
+                let now = seen.tick();
+                seen.evicted.entry(eviction.sign_in()).or_insert(now);
+                std::future::ready(())
+            })
+            .build()
+            .unwrap();
+        let app = Router::new()
+            .route("/in", post(sign_in))
+            .route("/out", post(sign_out))
+            .route("/hold", post(hold))
+            .layer(auth.layer_with(SessionManagerLayer::new(MemoryStore::default())));
+        Self {
+            mode,
+            random,
+            clock,
+            provider,
+            store,
+            auth,
+            app,
+            known,
+            browsers: Arc::new(Mutex::new(vec![Browser::default(); BROWSERS])),
+            held: Arc::default(),
+            acquires: Vec::new(),
+            others: Vec::new(),
+            sign_ins: 0,
+        }
+    }
+
+    async fn step(&mut self) {
+        match self.random.below(100) {
+            0..30 => self.acquire(),
+            30..42 => self.acquire_held(),
+            42..54 => self.sign_in().await,
+            54..60 => self.sign_out(),
+            60..64 => self.drop_caller(),
+            64..86 => self.answer(),
+            86..96 => self.pass_time().await,
+            96..98 => {
+                let auth = self.auth.clone();
+                self.others
+                    .push(tokio::spawn(async move { drop(auth.evict_due().await) }));
+            }
+            _ => self.remove_account().await,
+        }
+        for _ in 0..self.random.below(12) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn browser(&mut self) -> usize {
+        self.random.below(BROWSERS)
+    }
+
+    fn cookie(&self, browser: usize) -> Option<String> {
+        self.browsers.lock().unwrap()[browser].cookie.clone()
+    }
+
+    fn scope(&mut self) -> &'static str {
+        ["", "", "", "x", "y"][self.random.below(5)]
+    }
+
+    /// A request comes in and acquires.
+    fn acquire(&mut self) {
+        let (browser, scope) = (self.browser(), self.scope());
+        let (app, cookie) = (self.app.clone(), self.cookie(browser));
+        let (known, held) = (self.known.clone(), self.held.clone());
+        let (provider, clock) = (self.provider.clone(), self.clock.clone());
+        self.acquires.push(tokio::spawn(async move {
+            let began = known.lock().unwrap().tick();
+            let (tokens, _) = ask::<Tokens>(app, "/hold", cookie, None).await;
+            let Some(tokens) = tokens else { return };
+            held.lock().unwrap().push((tokens.clone(), began));
+            use_tokens(&tokens, scope, began, &known, &provider, &*clock).await;
+        }));
+    }
+
+    /// A handler that has been running for a while acquires.
+    fn acquire_held(&mut self) {
+        let scope = self.scope();
+        let held = self.held.lock().unwrap();
+        if held.is_empty() {
+            return;
+        }
+        let (tokens, began) = held[self.random.below(held.len())].clone();
+        drop(held);
+        let (known, provider) = (self.known.clone(), self.provider.clone());
+        let clock = self.clock.clone();
+        self.acquires.push(tokio::spawn(async move {
+            use_tokens(&tokens, scope, began, &known, &provider, &*clock).await;
+        }));
+    }
+
+    async fn sign_in(&mut self) {
+        let browser = self.browser();
+        self.sign_ins += 1;
+        let subject = format!("user-{}", self.random.below(ACCOUNTS));
+        let account = Account::new(ISSUER, subject).with_sid(format!("sid-{}", self.sign_ins));
+        let (refresh, access) = self.provider.grant();
+        let lifetime = [Duration::from_secs(10), Duration::from_secs(3600)][self.random.below(2)];
+        let grant = self.provider.owner(&access);
+        let tokens = TokenSet::new()
+            .with_refresh_token(refresh)
+            .with_access_token(AccessToken::bearer(access).expires_in(lifetime));
+        let ticket = self.auth.ticket().await.ok();
+        let arriving = Arriving {
+            ticket,
+            account,
+            tokens,
+        };
+        let (app, cookie) = (self.app.clone(), self.cookie(browser));
+        let (known, browsers) = (self.known.clone(), self.browsers.clone());
+        self.others.push(tokio::spawn(async move {
+            let (id, cookie) = ask::<Option<SignInId>>(app, "/in", cookie, Some(arriving)).await;
+            if let Some(Some(id)) = id {
+                known.lock().unwrap().grants.insert(id, grant);
+            }
+            if let Some(cookie) = cookie {
+                browsers.lock().unwrap()[browser].cookie = cookie;
+            }
+        }));
+    }
+
+    fn sign_out(&mut self) {
+        let browser = self.browser();
+        let (app, cookie) = (self.app.clone(), self.cookie(browser));
+        let (known, browsers) = (self.known.clone(), self.browsers.clone());
+        self.others.push(tokio::spawn(async move {
+            let (ids, cookie) = ask::<Vec<SignInId>>(app, "/out", cookie, None).await;
+            let mut known = known.lock().unwrap();
+            let now = known.tick();
+            for id in ids.into_iter().flatten() {
+                known.evicted.entry(id).or_insert(now);
+            }
+            if let Some(cookie) = cookie {
+                browsers.lock().unwrap()[browser].cookie = cookie;
+            }
+        }));
+    }
+
+    fn drop_caller(&mut self) {
+        self.acquires.retain(|task| !task.is_finished());
+        if !self.acquires.is_empty() {
+            let which = self.random.below(self.acquires.len());
+            self.acquires.swap_remove(which).abort();
+        }
+    }
+
+    fn answer(&mut self) {
+        let waiting = self.provider.0.lock().unwrap().waiting.len();
+        if waiting == 0 {
+            return;
+        }
+        let outcome = match self.random.below(20) {
+            0..9 => Outcome::Rotated,
+            9..12 => Outcome::Kept,
+            12..14 => Outcome::Busy,
+            14..16 => Outcome::Lost,
+            16 => Outcome::Cut,
+            17 => Outcome::Garbage,
+            18 => Outcome::Refused,
+            _ => Outcome::Rotated,
+        };
+        let which = self.random.below(waiting);
+        self.provider.answer(which, outcome);
+    }
+
+    async fn pass_time(&mut self) {
+        let seconds = [1, 1, 5, 11, 31, 31, 400, 3600, 3 * 3600][self.random.below(9)];
+        let by = Duration::from_secs(seconds);
+        self.clock.advance(by);
+        tokio::time::advance(by).await;
+    }
+
+    /// By another node: in one process nobody goes around the cache.
+    async fn remove_account(&mut self) {
+        if self.mode != Mode::SharedStore {
+            return;
+        }
+        let created = self.store.created.lock().unwrap().clone();
+        if created.is_empty() {
+            return;
+        }
+        let account = created[self.random.below(created.len())].account;
+        let removal = Removal {
+            operation: OperationId::random(),
+            cause: Cause::Operator,
+            revoke: RevokeRule::All,
+            mark_for: Duration::from_secs(3600),
+            logout_iat: None,
+        };
+        let removed = self
+            .store
+            .inner
+            .remove(&Target::Account(account), &removal)
+            .await;
+        let mut known = self.known.lock().unwrap();
+        let now = (known.tick(), self.clock.steady());
+        for removed in removed.unwrap() {
+            known.removed.insert(removed.address.id, now);
+        }
+    }
+
+    fn check(&self) {
+        let known = self.known.lock().unwrap();
+        let provider = self.provider.0.lock().unwrap();
+        let all: Vec<_> = known
+            .violations
+            .iter()
+            .chain(&provider.violations)
+            .collect();
+        assert!(all.is_empty(), "{all:#?}");
+    }
+
+    async fn settle(&self) {
+        for _ in 0..500 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Everything is well again: who is signed in gets a token, and after that nothing is left.
+    async fn finish(&mut self) {
+        *self.store.failing.lock().unwrap() = 0;
+        {
+            let mut provider = self.provider.0.lock().unwrap();
+            provider.at_once = true;
+            provider.revocation_busy = 0;
+        }
+        while !self.provider.0.lock().unwrap().waiting.is_empty() {
+            self.provider.answer(0, Outcome::Rotated);
+        }
+        for task in self.others.drain(..) {
+            task.await.unwrap();
+        }
+        for task in self.acquires.drain(..) {
+            task.await.unwrap();
+        }
+        self.settle().await;
+        self.check();
+        self.clock.advance(Duration::from_secs(31));
+        tokio::time::advance(Duration::from_secs(31)).await;
+        self.settle().await;
+        for browser in 0..BROWSERS {
+            let cookie = self.cookie(browser);
+            let (tokens, _) = ask::<Tokens>(self.app.clone(), "/hold", cookie.clone(), None).await;
+            if let Some(tokens) = tokens {
+                match tokens.acquire(()).await {
+                    Ok(_) => {}
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::NotSignedIn, "{error:?}"),
+                }
+            }
+            ask::<Vec<SignInId>>(self.app.clone(), "/out", cookie, None).await;
+        }
+        self.settle().await;
+        self.check();
+        // Sign-ins whose cookie was lost on the way.
+        self.clock.advance(Duration::from_secs(73 * 3600 / 10));
+        self.auth.evict_due().await.unwrap();
+        assert_eq!(self.auth.stats().await.unwrap().sign_ins, 0);
+        let report = self.auth.shutdown().await;
+        assert!(report.finished && report.outbox == Some(0), "{report:?}");
+        let forgotten = self.provider.forgotten();
+        assert!(
+            forgotten.is_empty(),
+            "obtained and forgotten: {forgotten:?}"
+        );
+        self.check();
+        // Marks, causes, leases and remembered answers end by themselves.
+        self.clock.advance(Duration::from_secs(30 * 3600));
+        for _ in 0..2 {
+            self.auth.evict_due().await.unwrap();
+        }
+        assert_eq!(self.auth.stats().await.unwrap(), StoreStats::default());
+    }
+}
+
+/// Acquires, and holds what came against what is known by then of the time before.
+async fn use_tokens(
+    tokens: &Tokens,
+    scope: &'static str,
+    request: u64,
+    known: &Mutex<Known>,
+    provider: &Mock,
+    clock: &dyn Clock,
+) {
+    let id = tokens.sign_in();
+    let (began, time) = (known.lock().unwrap().tick(), clock.steady());
+    let Ok(token) = tokens.acquire(scope).await else {
+        return;
+    };
+    let mut known = known.lock().unwrap();
+    known.acquired += 1;
+    if known.evicted.get(&id).is_some_and(|at| *at < began) {
+        known
+            .violations
+            .push(format!("{id}: a token after the eviction"));
+    }
+    if let Some((at, when)) = known.removed.get(&id).copied() {
+        if at < request {
+            known
+                .violations
+                .push(format!("{id}: a token for a request after the removal"));
+        }
+        if at < began && time.since(when) > Duration::from_secs(1) {
+            known
+                .violations
+                .push(format!("{id}: a token a second after the removal"));
+        }
+    }
+    let owner = provider.owner(token.secret());
+    if known.grants.get(&id).is_some_and(|grant| *grant != owner) {
+        known
+            .violations
+            .push(format!("{id}: another sign-in's token"));
+    }
+}
