@@ -261,7 +261,8 @@ fn issued_at(token: &crate::token::IdToken) -> Option<i64> {
 
 pub(crate) fn sign_in_url(core: &Core, return_to: Option<&str>) -> String {
     let path = core.url(&core.config.paths.sign_in);
-    match return_to {
+    // A page that sign-in would refuse to come back to must not keep anybody from signing in.
+    match return_to.filter(|target| core.allowed.check(target).is_some()) {
         None => path,
         Some(return_to) => SignInUrl {
             path,

@@ -142,7 +142,11 @@ impl SignOutForm {
         if is_form {
             let body =
                 std::str::from_utf8(body).map_err(|_| Failure::bad_request("invalid_request"))?;
-            found.extend(parameters(Some(body))?);
+            for (name, value) in parameters(Some(body))? {
+                if found.insert(name, value).is_some() {
+                    return Err(Failure::bad_request("invalid_request"));
+                }
+            }
         }
         Ok(Self {
             return_to: found.remove("return_to"),

@@ -1,6 +1,9 @@
 //! One sign-out, from the first eviction to the way out.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
 
 use super::after::remember;
 use super::request::{Back, EndSessionRequest, Hint, Whom};
@@ -10,7 +13,7 @@ use crate::cause::Cause;
 use crate::core::Core;
 use crate::current::Current;
 use crate::hooks::Navigation;
-use crate::id::OperationId;
+use crate::id::{Address, OperationId};
 use crate::report::{ProviderOutcome, Revocation, SessionOutcome, SignOutReport};
 use crate::session::{AnySession, SessionData, SessionError};
 use crate::store::Target;
@@ -84,8 +87,9 @@ async fn run(current: &Current, request: EndSessionRequest, correlation_id: Stri
         .map(|one| Order::new(Target::SignIn(one.address()), Cause::UserSignOut))
         .collect();
     // A5: what the store could not open is evicted as well, at the latest when the store is back.
-    let unopened = current.unopened().iter();
-    orders.extend(unopened.map(|a| Order::new(Target::SignIn(*a), Cause::UserSignOut)));
+    let unopened = unopened(current).await;
+    let names = unopened.iter().flatten();
+    orders.extend(names.map(|a| Order::new(Target::SignIn(*a), Cause::UserSignOut)));
 
     let evicted = core.cache.evict(&orders, &correlation_id).await;
     let mut report = SignOutReport::new(correlation_id);
@@ -94,7 +98,12 @@ async fn run(current: &Current, request: EndSessionRequest, correlation_id: Stri
     report.revocation = revocation(&core, &ending, evicted.to_revoke);
     report.session = match current.session() {
         None => SessionOutcome::None,
-        Some(session) if everything => end_session(session).await,
+        // Nothing is there that could end: a stranger's request is not the session store's business.
+        Some(session) if !session.has_cookie() && !session.is_modified() => SessionOutcome::None,
+        Some(session) if everything => match (end_session(session).await, &unopened) {
+            (SessionOutcome::NotDeleted, None) => SessionOutcome::Unread,
+            (outcome, _) => outcome,
+        },
         Some(_) if ending.is_empty() => SessionOutcome::None,
         Some(session) => renew_session(&core, session, &staying).await,
     };
@@ -113,6 +122,15 @@ async fn run(current: &Current, request: EndSessionRequest, correlation_id: Stri
         "signed out"
     );
     Outcome { report, exit }
+}
+
+/// What the session names although it could not be opened; `None` where the session itself cannot be read, not even now.
+async fn unopened(current: &Current) -> Option<Vec<Address>> {
+    if current.sign_ins().is_ok() || !current.unopened().is_empty() {
+        return Some(current.unopened().to_vec());
+    }
+    let held = current.session()?.sign_ins().await.ok()?;
+    Some(held.sign_ins().iter().map(|one| one.address).collect())
 }
 
 /// The ID tokens of those that end, the latest first: as they left the store, where that is known, since another request may
@@ -148,14 +166,19 @@ fn revocation(core: &Core, ending: &[SignIn], queued: usize) -> Revocation {
     }
 }
 
+/// How long a sign-out waits for the session store to delete a record: what is on the record is dead by then, and the
+/// cookie goes in any case.
+const SESSION_STORE_WAIT: Duration = Duration::from_secs(5);
+
 pub(crate) async fn end_session(session: &AnySession) -> SessionOutcome {
-    match session.end().await {
-        Ok(()) => SessionOutcome::Ended,
-        Err(error) => {
-            tracing::warn!(%error, "a session's record stays in the session store, and opens nothing");
-            SessionOutcome::NotDeleted
+    match tokio::time::timeout(SESSION_STORE_WAIT, session.end()).await {
+        Ok(Ok(())) => return SessionOutcome::Ended,
+        Ok(Err(error)) => tracing::warn!(%error, "a session's record stays in the session store"),
+        Err(_) => {
+            tracing::warn!("the session store does not say whether a session's record is gone")
         }
     }
+    SessionOutcome::NotDeleted
 }
 
 /// The accounts that stay move to a new session under new keys: the old record may hold what the account that left had put
@@ -226,7 +249,7 @@ async fn way_out(
         None => home(core),
     };
     let mut issuers = itinerary(ending, request.issuer.as_deref());
-    if issuers.is_empty() && !current.unopened().is_empty() {
+    if issuers.is_empty() && current.sign_ins().is_err() {
         // Nobody could be asked who was signed in; the first provider is the best guess.
         issuers.extend(core.cache.providers().first().map(|p| p.issuer().into()));
     }
@@ -265,11 +288,7 @@ async fn way_out(
         let asks = current.asks();
         let can_post = !asks.json && !asks.htmx;
         let exit = end_session.exit(core.config.max_url, core.config.long_url, can_post);
-        let stopped = request.before_navigation.as_ref().is_some_and(|go| {
-            // The app sees where the user would go, not the token that goes along.
-            !go(endpoint)
-        });
-        if stopped {
+        if !may_go(request, endpoint) {
             report.provider = ProviderOutcome::NotAsked;
             return here;
         }
@@ -285,11 +304,23 @@ async fn way_out(
             .hooks()
             .navigating(core.cache.tasks(), navigation);
         report.hooks.extend(outcomes.await);
-        if back {
-            let rest: Vec<String> = rest.map(|issuer| issuer.to_string()).collect();
-            remember(current, &state, wanted.as_ref(), rest, request, report);
-        }
+        // Also where the user does not come back: then the next sign-in asks for a fresh login (R8).
+        let rest: Vec<String> = rest.map(|issuer| issuer.to_string()).collect();
+        remember(current, &state, wanted.as_ref(), rest, request, report);
         return exit;
     }
     here
+}
+
+/// Asks the app's callback. One that panics stops nothing.
+fn may_go(request: &EndSessionRequest, endpoint: &Url) -> bool {
+    let Some(go) = &request.before_navigation else {
+        return true;
+    };
+    // The app sees where the user would go, not the token that goes along.
+    let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| go(endpoint)));
+    answer.unwrap_or_else(|_| {
+        tracing::error!("the callback before the navigation panicked");
+        true
+    })
 }
