@@ -202,7 +202,7 @@ async fn signing_out(
         SignOutForm::read(query, headers, body).and_then(|form| form.request(current.core()));
     match request {
         Ok(request) => {
-            let outcome = sign_out::sign_out(current, request).await;
+            let outcome = sign_out::sign_out(current, headers, request).await;
             leave(&outcome.exit, current.asks())
         }
         Err(_) => Error::new(

@@ -5,7 +5,7 @@ use std::fmt;
 use axum::Json;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ use crate::current::{Asks, Current};
 use crate::extract::AuthRejection;
 use crate::pages;
 use crate::report::SignOutReport;
-use crate::sign_out::{EndSessionRequest, Exit, Outcome, sign_out};
+use crate::sign_out::{EndSessionRequest, Exit, Outcome, sign_out, was_interrupted};
 
 /// Signs this session out, from a handler of the app's own. The extractor never refuses for want of a sign-in: signing out
 /// twice succeeds twice.
@@ -31,9 +31,17 @@ use crate::sign_out::{EndSessionRequest, Exit, Outcome, sign_out};
 ///
 /// A handler of its own must defend itself against other sites' requests, as `/signout` does; a `POST` behind
 /// `tower_http::csrf::CsrfLayer` is enough.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SignOut {
     current: Current,
+    headers: HeaderMap,
+}
+
+/// Without the headers: the cookies are among them.
+impl fmt::Debug for SignOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SignOut")
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for SignOut {
@@ -41,17 +49,27 @@ impl<S: Send + Sync> FromRequestParts<S> for SignOut {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let current = Current::of(parts)?.clone();
-        Ok(Self { current })
+        Ok(Self {
+            current,
+            headers: parts.headers.clone(),
+        })
     }
 }
 
 impl SignOut {
+    /// Whether this browser was sent to a provider's logout a while ago and did not come back: the user may still be signed in
+    /// there. [`run`](Self::run), and so `/signout`, takes them there once more, which a page can offer.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        was_interrupted(self.current.core(), &self.headers)
+    }
+
     /// Signs out: evicts the tokens, ends the session, tells the hooks, and prepares the way to the provider's logout.
     ///
     /// Infallible: what could not be done is in the [report](SignedOut::report) and goes on being tried. The cookie's
     /// removal and the other headers are put on the response by the layer, whatever the handler answers.
     pub async fn run(&self, request: EndSessionRequest) -> SignedOut {
-        let outcome = sign_out(&self.current, request).await;
+        let outcome = sign_out(&self.current, &self.headers, request).await;
         SignedOut {
             outcome,
             asks: self.current.asks().clone(),

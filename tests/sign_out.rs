@@ -864,6 +864,41 @@ async fn an_interrupted_sign_out_makes_the_next_sign_in_ask_r8() {
 }
 
 #[tokio::test]
+async fn an_interrupted_sign_out_can_be_finished_r8() {
+    let unfinished = Router::new().route(
+        "/unfinished",
+        axum::routing::get(|sign_out: SignOut| async move { sign_out.is_unfinished().to_string() }),
+    );
+    let setup = Setup::new()
+        .auth(|auth| auth.after_sign_out("/"))
+        .routes(unfinished);
+    let (provider, app, mut browser) = signed_in(setup).await;
+    assert_eq!(app.get(&mut browser, "/unfinished").await.body(), "false");
+    browser.post_form("/signout", &[]).await.unwrap();
+    // Back in the app without having confirmed.
+    assert_eq!(app.get(&mut browser, "/unfinished").await.body(), "true");
+    assert_eq!(provider.sessions().len(), 1);
+    let page = browser
+        .post_form("/signout", &[("return_to", "/whoami")])
+        .await
+        .unwrap();
+    assert!(page.has_id("confirm-logout"), "at the provider once more");
+    let page = browser.submit("confirm-logout", &[]).await.unwrap();
+    assert_eq!(page.url().as_str(), app.url("/whoami"));
+    assert!(provider.sessions().is_empty());
+    assert_eq!(app.get(&mut browser, "/unfinished").await.body(), "false");
+    assert_eq!(app.seen().len(), 1);
+    assert!(browser.cookies("127.0.0.1").is_empty());
+
+    // Another site cannot send the user there.
+    let page = browser
+        .cross_site_post(app.url("/signout"), &[])
+        .await
+        .unwrap();
+    assert_eq!(page.status(), 403);
+}
+
+#[tokio::test]
 async fn a_url_that_is_too_long_becomes_a_form_or_loses_its_hint_r5_a13() {
     async fn long(what: LongUrl) -> (TestProvider, App, TestBrowser) {
         let provider = TestProvider::start().await;

@@ -1,5 +1,7 @@
 //! The user is back from the provider's logout (RP-Initiated Logout section 3).
 
+use std::sync::Arc;
+
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,8 @@ const PURPOSE: &str = "signout";
 #[derive(Serialize, Deserialize)]
 struct UnderWay {
     state: String,
+    /// The issuer whose logout the user was sent to.
+    issuer: String,
     target: Option<String>,
     /// The issuers whose logout is still to come.
     rest: Vec<String>,
@@ -52,6 +56,7 @@ fn tag(state: &str) -> String {
 pub(super) fn remember(
     current: &Current,
     state: &str,
+    issuer: &str,
     target: Option<&SafeTarget>,
     rest: Vec<String>,
     request: &EndSessionRequest,
@@ -59,6 +64,7 @@ pub(super) fn remember(
 ) {
     let under_way = UnderWay {
         state: state.to_owned(),
+        issuer: issuer.to_owned(),
         target: target.map(|target| target.as_str().to_owned()),
         rest,
         correlation_id: report.correlation_id.clone(),
@@ -88,6 +94,29 @@ pub(crate) fn was_interrupted(core: &Core, headers: &HeaderMap) -> bool {
     let now = core.cache.clock().wall();
     let all: Vec<(String, UnderWay)> = core.vault.open_all(headers, PURPOSE, now);
     !all.is_empty()
+}
+
+/// R8: goes on with a sign-out that was interrupted: to the logout that the user did not come back from.
+pub(super) async fn finish(
+    current: &Current,
+    headers: &HeaderMap,
+    target: Option<&SafeTarget>,
+) -> Option<(Exit, Arc<str>)> {
+    let core = current.core();
+    let now = core.cache.clock().wall();
+    let all: Vec<(String, UnderWay)> = core.vault.open_all(headers, PURPOSE, now);
+    let tags: Vec<String> = all.iter().map(|(tag, _)| tag.clone()).collect();
+    let (_, mut latest) = all.into_iter().next()?;
+    latest.rest.insert(0, latest.issuer.clone());
+    if let Some(target) = target {
+        latest.target = Some(target.as_str().to_owned());
+    }
+    let exit = next_provider(current, &latest).await;
+    if exit.is_some() {
+        let old = tags.iter();
+        current.set_cookies(old.filter_map(|tag| core.vault.expire(PURPOSE, tag)));
+    }
+    exit
 }
 
 /// Forgets sign-outs under way: the user has signed in again.
@@ -129,7 +158,7 @@ pub(crate) async fn after_sign_out(
         // allowed place, so the user goes on.
         Err(error) => tracing::warn!(%error, "the state of a sign-out could not be claimed"),
     }
-    if let Some(exit) = next_provider(current, &under_way).await {
+    if let Some((exit, _)) = next_provider(current, &under_way).await {
         return Some(exit);
     }
     // Sealed by this app, and checked again: the allowlist may be another one by now.
@@ -155,7 +184,7 @@ pub(crate) async fn after_sign_out(
 
 /// The logout of the next provider, where the accounts that ended were of several. Their ID tokens are gone by now, so it is
 /// told the client only.
-async fn next_provider(current: &Current, under_way: &UnderWay) -> Option<Exit> {
+async fn next_provider(current: &Current, under_way: &UnderWay) -> Option<(Exit, Arc<str>)> {
     let core = current.core();
     let mut rest = under_way.rest.iter();
     while let Some(issuer) = rest.next() {
@@ -171,6 +200,7 @@ async fn next_provider(current: &Current, under_way: &UnderWay) -> Option<Exit> 
             current,
             &UnderWay {
                 state: state.clone(),
+                issuer: issuer.clone(),
                 target: under_way.target.clone(),
                 rest: rest.cloned().collect(),
                 correlation_id: under_way.correlation_id.clone(),
@@ -185,7 +215,8 @@ async fn next_provider(current: &Current, under_way: &UnderWay) -> Option<Exit> 
             back: Some((&uri, &state)),
             options: &Options::default(),
         };
-        return Some(end_session.exit(usize::MAX, core.config.long_url, false));
+        let exit = end_session.exit(usize::MAX, core.config.long_url, false);
+        return Some((exit, issuer.as_str().into()));
     }
     None
 }

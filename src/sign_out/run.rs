@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderMap;
 use url::Url;
 
-use super::after::remember;
+use super::after::{finish, remember};
 use super::request::{Back, EndSessionRequest, Hint, Whom};
 use super::rp_initiated::{EndSession, Exit};
 use crate::cache::{Evicted, Order, SignIn};
@@ -51,15 +52,20 @@ fn itinerary(ending: &[SignIn], named: Option<&str>) -> Vec<Arc<str>> {
 
 /// Signs out. Runs in a task of its own, so that a client that disconnects does not stop it; what the response must carry
 /// is left with the request.
-pub(crate) async fn sign_out(current: &Current, request: EndSessionRequest) -> Outcome {
+pub(crate) async fn sign_out(
+    current: &Current,
+    headers: &HeaderMap,
+    request: EndSessionRequest,
+) -> Outcome {
     let correlation_id = request
         .correlation_id
         .clone()
         .unwrap_or_else(|| OperationId::random().to_string());
     let task = {
         let (current, correlation_id) = (current.clone(), correlation_id.clone());
+        let headers = headers.clone();
         let tasks = current.core().cache.tasks().clone();
-        tasks.spawn(async move { run(&current, request, correlation_id).await })
+        tasks.spawn(async move { run(&current, &headers, request, correlation_id).await })
     };
     match task.await {
         Ok(outcome) => outcome,
@@ -78,7 +84,12 @@ pub(crate) async fn sign_out(current: &Current, request: EndSessionRequest) -> O
     }
 }
 
-async fn run(current: &Current, request: EndSessionRequest, correlation_id: String) -> Outcome {
+async fn run(
+    current: &Current,
+    headers: &HeaderMap,
+    request: EndSessionRequest,
+    correlation_id: String,
+) -> Outcome {
     let core = current.core().clone();
     let (ending, staying) = chosen(current, &request.whom);
     let everything = staying.is_empty();
@@ -111,7 +122,7 @@ async fn run(current: &Current, request: EndSessionRequest, correlation_id: Stri
     report.hooks = core.cache.tell(&evicted.evictions).await;
     let hints = hints(&ending, &evicted);
 
-    let exit = way_out(current, &request, &ending, &hints, &mut report).await;
+    let exit = way_out(current, headers, &request, &ending, &hints, &mut report).await;
     tracing::info!(
         target: "axum_signout::sign_out",
         correlation_id = report.correlation_id,
@@ -228,6 +239,7 @@ fn home(core: &Core) -> Exit {
 
 async fn way_out(
     current: &Current,
+    headers: &HeaderMap,
     request: &EndSessionRequest,
     ending: &[SignIn],
     hints: &[(Arc<str>, Option<IdToken>)],
@@ -253,8 +265,22 @@ async fn way_out(
         // Nobody could be asked who was signed in; the first provider is the best guess.
         issuers.extend(core.cache.providers().first().map(|p| p.issuer().into()));
     }
-    if request.local_only || issuers.is_empty() {
+    if request.local_only {
         return here;
+    }
+    if issuers.is_empty() {
+        // A second click, or somebody who thought better of it: the provider's session may still be there.
+        let nobody = current.opened().is_empty() && request.is_plain();
+        return match nobody {
+            true => match finish(current, headers, wanted.as_ref()).await {
+                Some((exit, issuer)) => {
+                    report.provider = ProviderOutcome::Redirected { issuer };
+                    exit
+                }
+                None => here,
+            },
+            false => here,
+        };
     }
     let mut rest = issuers.into_iter();
     while let Some(issuer) = rest.next() {
@@ -306,7 +332,15 @@ async fn way_out(
         report.hooks.extend(outcomes.await);
         // Also where the user does not come back: then the next sign-in asks for a fresh login (R8).
         let rest: Vec<String> = rest.map(|issuer| issuer.to_string()).collect();
-        remember(current, &state, wanted.as_ref(), rest, request, report);
+        remember(
+            current,
+            &state,
+            provider.issuer(),
+            wanted.as_ref(),
+            rest,
+            request,
+            report,
+        );
         return exit;
     }
     here
