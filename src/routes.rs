@@ -142,7 +142,11 @@ impl SignOutForm {
         if is_form {
             let body =
                 std::str::from_utf8(body).map_err(|_| Failure::bad_request("invalid_request"))?;
-            found.extend(parameters(Some(body))?);
+            for (name, value) in parameters(Some(body))? {
+                if found.insert(name, value).is_some() {
+                    return Err(Failure::bad_request("invalid_request"));
+                }
+            }
         }
         Ok(Self {
             return_to: found.remove("return_to"),
@@ -198,7 +202,7 @@ async fn signing_out(
         SignOutForm::read(query, headers, body).and_then(|form| form.request(current.core()));
     match request {
         Ok(request) => {
-            let outcome = sign_out::sign_out(current, request).await;
+            let outcome = sign_out::sign_out(current, headers, request).await;
             leave(&outcome.exit, current.asks())
         }
         Err(_) => Error::new(

@@ -254,7 +254,9 @@ pub(crate) fn finish<B: Default>(current: &Current, response: &mut Response<B>) 
     send_to_sign_in(current, response);
     let effects = std::mem::take(&mut *current.effects());
     let headers = response.headers_mut();
-    let private = signed_in && core.config.no_store;
+    // R13: a modified session means that its cookie is set or removed.
+    let cookie = current.session().is_some_and(AnySession::is_modified);
+    let private = (signed_in || cookie) && core.config.no_store;
     if private && !headers.contains_key(header::CACHE_CONTROL)
         || effects.signed_out
         || !effects.headers.is_empty()

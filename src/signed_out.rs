@@ -5,7 +5,7 @@ use std::fmt;
 use axum::Json;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ use crate::current::{Asks, Current};
 use crate::extract::AuthRejection;
 use crate::pages;
 use crate::report::SignOutReport;
-use crate::sign_out::{EndSessionRequest, Exit, Outcome, UnderWay, finish, sign_out, unfinished};
+use crate::sign_out::{EndSessionRequest, Exit, Outcome, finish, sign_out, unfinished};
 
 /// Signs this session out, from a handler of the app's own. The extractor never refuses for want of a sign-in: signing out
 /// twice succeeds twice.
@@ -34,7 +34,7 @@ use crate::sign_out::{EndSessionRequest, Exit, Outcome, UnderWay, finish, sign_o
 #[derive(Clone)]
 pub struct SignOut {
     current: Current,
-    unfinished: Option<UnderWay>,
+    headers: HeaderMap,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for SignOut {
@@ -42,10 +42,9 @@ impl<S: Send + Sync> FromRequestParts<S> for SignOut {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let current = Current::of(parts)?.clone();
-        let unfinished = unfinished(current.core(), &parts.headers);
         Ok(Self {
             current,
-            unfinished,
+            headers: parts.headers.clone(),
         })
     }
 }
@@ -53,10 +52,12 @@ impl<S: Send + Sync> FromRequestParts<S> for SignOut {
 impl SignOut {
     /// Signs out: evicts the tokens, ends the session, tells the hooks, and prepares the way to the provider's logout.
     ///
+    /// Where nobody is signed in any more but a sign-out [is unfinished](Self::is_unfinished), it goes on with that.
+    ///
     /// Infallible: what could not be done is in the [report](SignedOut::report) and goes on being tried. The cookie's
     /// removal and the other headers are put on the response by the layer, whatever the handler answers.
     pub async fn run(&self, request: EndSessionRequest) -> SignedOut {
-        let outcome = sign_out(&self.current, request).await;
+        let outcome = sign_out(&self.current, &self.headers, request).await;
         SignedOut {
             outcome,
             asks: self.current.asks().clone(),
@@ -83,14 +84,14 @@ impl SignOut {
     /// ```
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
-        self.unfinished.is_some()
+        unfinished(self.current.core(), &self.headers).is_some()
     }
 
     /// Sends the user to the provider's logout once more, where [`is_unfinished`](Self::is_unfinished). The provider is told the
     /// client only, since the ID token is gone, and will ask the user. Otherwise this is [`run`](Self::run).
     pub async fn finish(&self) -> SignedOut {
-        let again = match &self.unfinished {
-            Some(under_way) => finish(&self.current, under_way.clone()).await,
+        let again = match unfinished(self.current.core(), &self.headers) {
+            Some(under_way) => finish(&self.current, under_way).await,
             None => None,
         };
         match again {

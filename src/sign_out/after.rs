@@ -1,5 +1,7 @@
 //! The user is back from the provider's logout (RP-Initiated Logout section 3).
 
+use std::sync::Arc;
+
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +22,7 @@ const PURPOSE: &str = "signout";
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct UnderWay {
     state: String,
-    /// Whose logout the user was sent to.
+    /// The issuer whose logout the user was sent to.
     issuer: String,
     target: Option<String>,
     /// The issuers whose logout is still to come.
@@ -65,17 +67,15 @@ fn tag(state: &str) -> String {
 pub(super) fn remember(
     current: &Current,
     state: &str,
+    issuer: &str,
     target: Option<&SafeTarget>,
     rest: Vec<String>,
     request: &EndSessionRequest,
     report: &SignOutReport,
 ) {
-    let ProviderOutcome::Redirected { issuer } = &report.provider else {
-        return;
-    };
     let under_way = UnderWay {
         state: state.to_owned(),
-        issuer: issuer.to_string(),
+        issuer: issuer.to_owned(),
         target: target.map(|target| target.as_str().to_owned()),
         rest,
         correlation_id: report.correlation_id.clone(),
@@ -119,8 +119,31 @@ pub(crate) async fn finish(current: &Current, under_way: UnderWay) -> Option<Out
     current.set_cookies(core.vault.expire(PURPOSE, &tag(&under_way.state)));
     let mut again = under_way;
     again.rest.insert(0, again.issuer.clone());
-    let exit = next_provider(current, &again).await?;
+    let (exit, _) = next_provider(current, &again).await?;
     Some(Outcome { report, exit })
+}
+
+/// R8: goes on with a sign-out that was interrupted: to the logout that the user did not come back from.
+pub(super) async fn resume(
+    current: &Current,
+    headers: &HeaderMap,
+    target: Option<&SafeTarget>,
+) -> Option<(Exit, Arc<str>)> {
+    let core = current.core();
+    let now = core.cache.clock().wall();
+    let all: Vec<(String, UnderWay)> = core.vault.open_all(headers, PURPOSE, now);
+    let tags: Vec<String> = all.iter().map(|(tag, _)| tag.clone()).collect();
+    let (_, mut latest) = all.into_iter().next()?;
+    latest.rest.insert(0, latest.issuer.clone());
+    if let Some(target) = target {
+        latest.target = Some(target.as_str().to_owned());
+    }
+    let exit = next_provider(current, &latest).await;
+    if exit.is_some() {
+        let old = tags.iter();
+        current.set_cookies(old.filter_map(|tag| core.vault.expire(PURPOSE, tag)));
+    }
+    exit
 }
 
 /// Forgets sign-outs under way: the user has signed in again.
@@ -162,7 +185,7 @@ pub(crate) async fn after_sign_out(
         // allowed place, so the user goes on.
         Err(error) => tracing::warn!(%error, "the state of a sign-out could not be claimed"),
     }
-    if let Some(exit) = next_provider(current, &under_way).await {
+    if let Some((exit, _)) = next_provider(current, &under_way).await {
         return Some(Onward::To(exit));
     }
     // Sealed by this app, and checked again: the allowlist may be another one by now.
@@ -191,7 +214,7 @@ pub(crate) async fn after_sign_out(
 
 /// The logout of the next provider, where the accounts that ended were of several. Their ID tokens are gone by now, so it is
 /// told the client only.
-async fn next_provider(current: &Current, under_way: &UnderWay) -> Option<Exit> {
+async fn next_provider(current: &Current, under_way: &UnderWay) -> Option<(Exit, Arc<str>)> {
     let core = current.core();
     let mut rest = under_way.rest.iter();
     while let Some(issuer) = rest.next() {
@@ -223,7 +246,8 @@ async fn next_provider(current: &Current, under_way: &UnderWay) -> Option<Exit> 
             back: Some((&uri, &state)),
             options: &Options::default(),
         };
-        return Some(end_session.exit(usize::MAX, core.config.long_url, false));
+        let exit = end_session.exit(usize::MAX, core.config.long_url, false);
+        return Some((exit, issuer.as_str().into()));
     }
     None
 }

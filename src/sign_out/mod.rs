@@ -5,9 +5,7 @@ mod request;
 mod rp_initiated;
 mod run;
 
-pub(crate) use self::after::{
-    CallbackQuery, Onward, UnderWay, after_sign_out, finish, forget, unfinished,
-};
+pub(crate) use self::after::{CallbackQuery, Onward, after_sign_out, finish, forget, unfinished};
 pub use self::request::EndSessionRequest;
 pub(crate) use self::rp_initiated::Exit;
 pub(crate) use self::run::{Outcome, end_session, renew_session, sign_out};

@@ -164,6 +164,15 @@ impl EndSessionRequest {
     }
 }
 
+impl EndSessionRequest {
+    /// Whether it leaves the provider and the way there to this crate.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.issuer.is_none()
+            && self.before_navigation.is_none()
+            && !matches!(self.back, Back::Nowhere)
+    }
+}
+
 impl fmt::Debug for EndSessionRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EndSessionRequest")

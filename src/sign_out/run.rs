@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::after::remember;
+use axum::http::HeaderMap;
+use url::Url;
+
+use super::after::{remember, resume};
 use super::request::{Back, EndSessionRequest, Hint, Whom};
 use super::rp_initiated::{EndSession, Exit};
 use crate::cache::{Evicted, Order, SignIn};
@@ -11,14 +14,11 @@ use crate::cause::Cause;
 use crate::core::Core;
 use crate::current::Current;
 use crate::hooks::Navigation;
-use crate::id::OperationId;
+use crate::id::{Address, OperationId};
 use crate::report::{ProviderOutcome, Revocation, SessionOutcome, SignOutReport};
 use crate::session::{AnySession, SessionData, SessionError};
 use crate::store::Target;
 use crate::token::IdToken;
-
-/// How long a sign-out waits for the session store to delete a record.
-const SESSION_WAIT: Duration = Duration::from_secs(5);
 
 /// What a sign-out came to.
 #[derive(Clone)]
@@ -52,15 +52,20 @@ fn itinerary(ending: &[SignIn], named: Option<&str>) -> Vec<Arc<str>> {
 
 /// Signs out. Runs in a task of its own, so that a client that disconnects does not stop it; what the response must carry
 /// is left with the request.
-pub(crate) async fn sign_out(current: &Current, request: EndSessionRequest) -> Outcome {
+pub(crate) async fn sign_out(
+    current: &Current,
+    headers: &HeaderMap,
+    request: EndSessionRequest,
+) -> Outcome {
     let correlation_id = request
         .correlation_id
         .clone()
         .unwrap_or_else(|| OperationId::random().to_string());
     let task = {
         let (current, correlation_id) = (current.clone(), correlation_id.clone());
+        let headers = headers.clone();
         let tasks = current.core().cache.tasks().clone();
-        tasks.spawn(async move { run(&current, request, correlation_id).await })
+        tasks.spawn(async move { run(&current, &headers, request, correlation_id).await })
     };
     match task.await {
         Ok(outcome) => outcome,
@@ -79,7 +84,12 @@ pub(crate) async fn sign_out(current: &Current, request: EndSessionRequest) -> O
     }
 }
 
-async fn run(current: &Current, request: EndSessionRequest, correlation_id: String) -> Outcome {
+async fn run(
+    current: &Current,
+    headers: &HeaderMap,
+    request: EndSessionRequest,
+    correlation_id: String,
+) -> Outcome {
     let core = current.core().clone();
     let (ending, staying) = chosen(current, &request.whom);
     let everything = staying.is_empty();
@@ -88,15 +98,16 @@ async fn run(current: &Current, request: EndSessionRequest, correlation_id: Stri
         .map(|one| Order::new(Target::SignIn(one.address()), Cause::UserSignOut))
         .collect();
     // A5: what the store could not open is evicted as well, at the latest when the store is back.
-    let unopened = current
-        .unopened()
+    let unopened = unopened(current).await;
+    let names = unopened
         .iter()
+        .flatten()
         .filter(|address| match request.whom {
             // Whose each is cannot be told while the store is away.
             Whom::All | Whom::Account(_) => true,
             Whom::SignIn(id) => address.id == id,
         });
-    orders.extend(unopened.map(|a| Order::new(Target::SignIn(*a), Cause::UserSignOut)));
+    orders.extend(names.map(|a| Order::new(Target::SignIn(*a), Cause::UserSignOut)));
 
     let evicted = core.cache.evict(&orders, &correlation_id).await;
     let mut report = SignOutReport::new(correlation_id);
@@ -105,7 +116,12 @@ async fn run(current: &Current, request: EndSessionRequest, correlation_id: Stri
     report.revocation = revocation(&core, &ending, evicted.to_revoke);
     report.session = match current.session() {
         None => SessionOutcome::None,
-        Some(session) if everything => end_session(session).await,
+        // Nothing is there that could end: a stranger's request is not the session store's business.
+        Some(session) if !session.has_cookie() && !session.is_modified() => SessionOutcome::None,
+        Some(session) if everything => match (end_session(session).await, &unopened) {
+            (SessionOutcome::NotDeleted, None) => SessionOutcome::Unread,
+            (outcome, _) => outcome,
+        },
         Some(_) if ending.is_empty() => SessionOutcome::None,
         Some(session) => renew_session(&core, session, &staying).await,
     };
@@ -114,7 +130,7 @@ async fn run(current: &Current, request: EndSessionRequest, correlation_id: Stri
     report.hooks = core.cache.tell(&evicted.evictions).await;
     let hints = hints(&ending, &evicted);
 
-    let exit = way_out(current, &request, &ending, &hints, &mut report).await;
+    let exit = way_out(current, headers, &request, &ending, &hints, &mut report).await;
     tracing::info!(
         target: "axum_signout::sign_out",
         correlation_id = report.correlation_id,
@@ -125,6 +141,19 @@ async fn run(current: &Current, request: EndSessionRequest, correlation_id: Stri
         "signed out"
     );
     Outcome { report, exit }
+}
+
+/// What the session names although it could not be opened; `None` where the session itself cannot be read, not even now.
+async fn unopened(current: &Current) -> Option<Vec<Address>> {
+    if current.sign_ins().is_ok() || !current.unopened().is_empty() {
+        return Some(current.unopened().to_vec());
+    }
+    let again = current.session()?.sign_ins();
+    let held = tokio::time::timeout(SESSION_STORE_WAIT, again)
+        .await
+        .ok()?
+        .ok()?;
+    Some(held.sign_ins().iter().map(|one| one.address).collect())
 }
 
 /// The ID tokens of those that end, the latest first: as they left the store, where that is known, since another request may
@@ -160,20 +189,19 @@ fn revocation(core: &Core, ending: &[SignIn], queued: usize) -> Revocation {
     }
 }
 
+/// How long a sign-out waits for the session store to delete a record: what is on the record is dead by then, and the
+/// cookie goes in any case.
+const SESSION_STORE_WAIT: Duration = Duration::from_secs(5);
+
 pub(crate) async fn end_session(session: &AnySession) -> SessionOutcome {
-    // Empty and without its id before the store is asked, so that giving up on a store that hangs is safe.
-    let ended = tokio::time::timeout(SESSION_WAIT, session.end()).await;
-    let Ok(ended) = ended else {
-        tracing::warn!("a session store that hangs has not deleted a session, which opens nothing");
-        return SessionOutcome::NotDeleted;
-    };
-    match ended {
-        Ok(()) => SessionOutcome::Ended,
-        Err(error) => {
-            tracing::warn!(%error, "a session's record stays in the session store, and opens nothing");
-            SessionOutcome::NotDeleted
+    match tokio::time::timeout(SESSION_STORE_WAIT, session.end()).await {
+        Ok(Ok(())) => return SessionOutcome::Ended,
+        Ok(Err(error)) => tracing::warn!(%error, "a session's record stays in the session store"),
+        Err(_) => {
+            tracing::warn!("the session store does not say whether a session's record is gone")
         }
     }
+    SessionOutcome::NotDeleted
 }
 
 /// The accounts that stay move to a new session under new keys: the old record may hold what the account that left had put
@@ -226,6 +254,7 @@ fn home(core: &Core) -> Exit {
 
 async fn way_out(
     current: &Current,
+    headers: &HeaderMap,
     request: &EndSessionRequest,
     ending: &[SignIn],
     hints: &[(Arc<str>, Option<IdToken>)],
@@ -247,12 +276,26 @@ async fn way_out(
         None => home(core),
     };
     let mut issuers = itinerary(ending, request.issuer.as_deref());
-    if issuers.is_empty() && !current.unopened().is_empty() {
+    if issuers.is_empty() && current.sign_ins().is_err() {
         // Nobody could be asked who was signed in; the first provider is the best guess.
         issuers.extend(core.cache.providers().first().map(|p| p.issuer().into()));
     }
-    if request.local_only || issuers.is_empty() {
+    if request.local_only {
         return here;
+    }
+    if issuers.is_empty() {
+        // A second click, or somebody who thought better of it: the provider's session may still be there.
+        let nobody = current.opened().is_empty() && request.is_plain();
+        return match nobody {
+            true => match resume(current, headers, wanted.as_ref()).await {
+                Some((exit, issuer)) => {
+                    report.provider = ProviderOutcome::Redirected { issuer };
+                    exit
+                }
+                None => here,
+            },
+            false => here,
+        };
     }
     let mut rest = issuers.into_iter();
     while let Some(issuer) = rest.next() {
@@ -286,11 +329,7 @@ async fn way_out(
         let asks = current.asks();
         let can_post = !asks.json && !asks.htmx;
         let exit = end_session.exit(core.config.max_url, core.config.long_url, can_post);
-        let stopped = request.before_navigation.as_ref().is_some_and(|go| {
-            // The app sees where the user would go, not the token that goes along.
-            !go(endpoint)
-        });
-        if stopped {
+        if !may_go(request, endpoint) {
             report.provider = ProviderOutcome::NotAsked;
             return here;
         }
@@ -306,11 +345,31 @@ async fn way_out(
             .hooks()
             .navigating(core.cache.tasks(), navigation);
         report.hooks.extend(outcomes.await);
-        if back {
-            let rest: Vec<String> = rest.map(|issuer| issuer.to_string()).collect();
-            remember(current, &state, wanted.as_ref(), rest, request, report);
-        }
+        // Also where the user does not come back: then the next sign-in asks for a fresh login (R8).
+        let rest: Vec<String> = rest.map(|issuer| issuer.to_string()).collect();
+        remember(
+            current,
+            &state,
+            provider.issuer(),
+            wanted.as_ref(),
+            rest,
+            request,
+            report,
+        );
         return exit;
     }
     here
+}
+
+/// Asks the app's callback. One that panics stops nothing.
+fn may_go(request: &EndSessionRequest, endpoint: &Url) -> bool {
+    let Some(go) = &request.before_navigation else {
+        return true;
+    };
+    // The app sees where the user would go, not the token that goes along.
+    let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| go(endpoint)));
+    answer.unwrap_or_else(|_| {
+        tracing::error!("the callback before the navigation panicked");
+        true
+    })
 }

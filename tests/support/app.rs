@@ -360,3 +360,90 @@ pub fn assert_no_secret(provider: &TestProvider, app: &App, browser: &TestBrowse
         }
     }
 }
+
+/// What the app answered to a request that was not sent over the wire.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: axum::http::StatusCode,
+    pub headers: axum::http::HeaderMap,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    pub fn set_cookies(&self) -> Vec<&str> {
+        let all = self.headers.get_all("set-cookie").iter();
+        all.map(|value| value.to_str().unwrap()).collect()
+    }
+
+    /// The URL that it redirects to.
+    pub fn location(&self) -> url::Url {
+        let base = url::Url::parse("http://app.invalid").unwrap();
+        base.join(self.header("location").unwrap()).unwrap()
+    }
+
+    /// A parameter of the URL that it redirects to.
+    pub fn param(&self, name: &str) -> Option<String> {
+        let url = self.location();
+        let mut found = url.query_pairs().filter(|(key, _)| key == name);
+        let value = found.next().map(|(_, value)| value.into_owned());
+        assert!(found.next().is_none(), "{name} is there twice");
+        value
+    }
+}
+
+/// Sends a request without a wire, and so without what a browser adds.
+pub async fn send(
+    router: &Router,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    use tower::ServiceExt as _;
+    let mut request = axum::http::Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(axum::body::Body::from(body.to_owned()));
+    let response = router.clone().oneshot(request.unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body: String::from_utf8(body.to_vec()).unwrap(),
+    }
+}
+
+impl App {
+    /// `POST /leave` with a request as [`request`] reads it, by this browser's cookies; and the report.
+    pub async fn leave(&self, browser: &TestBrowser, wanted: Value) -> (Answer, SignOutReport) {
+        let headers = [
+            ("cookie", &*cookies(browser)),
+            ("content-type", "application/json"),
+            ("accept", "text/html"),
+        ];
+        let answer = send(
+            &self.router,
+            "POST",
+            "/leave",
+            &headers,
+            &wanted.to_string(),
+        )
+        .await;
+        let report = self.report.lock().unwrap().take().expect("a report");
+        (answer, report)
+    }
+
+    /// `POST /signout` by this browser's cookies.
+    pub async fn sign_out(&self, browser: &TestBrowser, headers: &[(&str, &str)]) -> Answer {
+        let cookie = cookies(browser);
+        let mut all = vec![("cookie", &*cookie)];
+        all.extend_from_slice(headers);
+        send(&self.router, "POST", "/signout", &all, "").await
+    }
+}

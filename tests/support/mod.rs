@@ -8,7 +8,7 @@
 pub mod app;
 pub mod certified;
 pub mod chromium;
-pub mod faulty;
 pub mod example;
+pub mod faulty;
 pub mod http;
 mod process;

@@ -106,14 +106,10 @@ impl Document {
                         document.refresh = tag.attribute("content").and_then(refresh_target);
                     }
                 }
-                ("script", false) if tag.text.contains("submit()") => {
+                ("script", false) if submits(&tag.text) => {
                     document.submits_itself = true;
                 }
-                ("body", false)
-                    if tag
-                        .attribute("onload")
-                        .is_some_and(|js| js.contains("submit()")) =>
-                {
+                ("body", false) if tag.attribute("onload").is_some_and(submits) => {
                     document.submits_itself = true;
                 }
                 _ => {}
@@ -122,6 +118,11 @@ impl Document {
         document.forms.extend(form);
         document
     }
+}
+
+/// `form.submit()`, or the same by the prototype, which a field named `submit` cannot hide.
+fn submits(script: &str) -> bool {
+    script.contains("submit()") || script.contains("submit.call(")
 }
 
 fn new_form(tag: &Tag) -> Form {
