@@ -106,6 +106,11 @@ async fn open(auth: &Auth, session: AnySession, asks: Asks) -> Current {
     let held = match session.sign_ins().await {
         Ok(held) if held.is_empty() => return current(Ok(Vec::new()), Vec::new()),
         Ok(held) => held.into_sign_ins(),
+        Err(error) if error.is_garbage() => {
+            tracing::warn!(%error, "a session that cannot be read is ended");
+            end_session(&session).await;
+            return current(Ok(Vec::new()), Vec::new());
+        }
         Err(error) => {
             let error = Error::new(ErrorKind::StoreUnavailable, "the session store failed")
                 .with_source(error);
