@@ -184,10 +184,10 @@ impl Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        if let Some(check) = self.take() {
-            if tokio::runtime::Handle::try_current().is_ok() {
-                self.auth.core().cache.tasks().spawn(check);
-            }
+        if let Some(check) = self.take()
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            self.auth.core().cache.tasks().spawn(check);
         }
     }
 }

@@ -44,10 +44,11 @@ pub(crate) async fn callback(
         .get("state")
         .and_then(|state| Pending::recall(current, headers, state))
         .ok_or_else(|| Failure::bad_request("unknown_or_expired_sign_in"))?;
-    if pending.had_session && resumed.is_none() {
-        if let Some(next) = bring_session(current, headers, &query) {
-            return Ok(Next::Handover(next));
-        }
+    if pending.had_session
+        && resumed.is_none()
+        && let Some(next) = bring_session(current, headers, &query)
+    {
+        return Ok(Next::Handover(next));
     }
     claim(current, &pending).await?;
     pending.forget(current);
