@@ -1,5 +1,7 @@
 //! The routes: each a thin handler over its flow.
 
+use std::collections::HashMap;
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -7,7 +9,6 @@ use axum::extract::{DefaultBodyLimit, RawQuery};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use serde::Deserialize;
 
 use crate::auth::Auth;
 use crate::core::{Core, Pages};
@@ -123,7 +124,7 @@ async fn callback(current: Current, headers: HeaderMap, RawQuery(query): RawQuer
 }
 
 /// What the sign-out form may say.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 struct SignOutForm {
     return_to: Option<String>,
     sign_in: Option<String>,
@@ -132,20 +133,9 @@ struct SignOutForm {
 impl SignOutForm {
     fn read(query: Option<&str>, headers: &HeaderMap, body: &[u8]) -> Result<Self, Failure> {
         let mut found = parameters(query)?;
-        let is_form = headers
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|kind| {
-                let essence = kind.split(';').next().unwrap_or_default().trim();
-                essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
-            });
-        if is_form {
-            let body =
-                std::str::from_utf8(body).map_err(|_| Failure::bad_request("invalid_request"))?;
-            for (name, value) in parameters(Some(body))? {
-                if found.insert(name, value).is_some() {
-                    return Err(Failure::bad_request("invalid_request"));
-                }
+        for (name, value) in fields_of(headers, body)? {
+            if found.insert(name, value).is_some() {
+                return Err(Failure::bad_request("invalid_request"));
             }
         }
         Ok(Self {
@@ -168,6 +158,24 @@ impl SignOutForm {
             request = request.sign_in(id);
         }
         Ok(request)
+    }
+}
+
+/// A form, or an object of texts from a script. A body of any other type is refused: what it asks for, perhaps to sign one
+/// account out and not all, would go unheard.
+fn fields_of(headers: &HeaderMap, body: &[u8]) -> Result<HashMap<String, String>, Failure> {
+    let invalid = || Failure::bad_request("invalid_request");
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|value| value.to_str().ok());
+    let essence = kind.map_or("", |kind| kind.split(';').next().unwrap_or_default().trim());
+    if body.is_empty() {
+        Ok(HashMap::new())
+    } else if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        parameters(Some(std::str::from_utf8(body).map_err(|_| invalid())?))
+    } else if essence.eq_ignore_ascii_case("application/json") {
+        serde_json::from_slice(body).map_err(|_| invalid())
+    } else {
+        Err(invalid())
     }
 }
 

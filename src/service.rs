@@ -118,6 +118,11 @@ async fn open(auth: &Auth, session: AnySession, asks: Asks) -> Current {
             return current;
         }
         Ok(Ok(held)) => held.into_sign_ins(),
+        Ok(Err(error)) if error.is_garbage() => {
+            tracing::warn!(%error, "a session that cannot be read is ended");
+            end_session(&session).await;
+            return current(Ok(Vec::new()), Vec::new());
+        }
         Ok(Err(error)) => {
             let error = Error::new(ErrorKind::StoreUnavailable, "the session store failed")
                 .with_source(error);

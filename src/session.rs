@@ -152,6 +152,13 @@ pub(crate) struct SessionError {
     reason: Reason,
 }
 
+impl SessionError {
+    /// What the store holds is not a session: no second try will read it.
+    pub(crate) fn is_garbage(self) -> bool {
+        self.reason == Reason::Decode
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
     Json,

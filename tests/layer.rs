@@ -844,6 +844,18 @@ async fn data_that_this_version_did_not_write_is_signed_out() {
 }
 
 #[tokio::test]
+async fn a_record_that_cannot_be_decoded_is_signed_out_and_ended() {
+    let bench = Bench::new();
+    let cookie = bench.planted(&["ann"]).await;
+    bench.sessions.faults.set(&["load"], Fail::Garbage);
+    let answer = bench.get("/whoami", &cookie).await;
+    assert_eq!((answer.status.as_u16(), &*answer.body), (200, "nobody"));
+    assert!(removes_cookie(&answer), "else it would be so for good");
+    bench.sessions.faults.clear();
+    assert_eq!(bench.get("/whoami", &cookie).await.body, "nobody");
+}
+
+#[tokio::test]
 async fn malformed_cookies_are_nobodys() {
     let bench = Bench::new();
     bench.planted(&["ann"]).await;

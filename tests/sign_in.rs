@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum_signout::clock::ManualClock;
+use axum_signout::store::{Removal, RevokeRule, Target, TokenStore as _};
 use axum_signout::testing::{
     Endpoint, Event, Fault, Gate, IdTokenFault, Page, TestBrowser, TestClient, TestProvider,
     TokenKind,
 };
-use axum_signout::{Cause, RevocationPolicy};
+use axum_signout::{AccountHash, Cause, OperationId, RevocationPolicy};
 use serde_json::json;
 use support::app::{
     App, CLIENT, SECRET, Setup, assert_no_secret, cookies, get_request, path_and_query, undelivered,
@@ -1144,4 +1145,61 @@ async fn the_provider_is_chosen_by_name_and_each_sign_in_keeps_its_issuer() {
     assert_ne!(mixed, answer.as_str());
     let page = browser.goto(&mixed).await.unwrap();
     assert_eq!(page.status(), 400);
+}
+
+/// Promise 1: a sign-in that had begun before a sign-out everywhere does not undo it; the user who wants to be signed in now
+/// is, by going to the provider once more.
+#[tokio::test]
+async fn a_sign_in_overtaken_by_a_sign_out_everywhere_begins_anew_once() {
+    let provider = TestProvider::start().await;
+    let (store, sessions) = (FaultyStore::new(), FaultySessions::default());
+    let for_auth = store.clone();
+    let app = Setup::new()
+        .sessions(SessionManagerLayer::new(sessions.clone()))
+        .auth(move |auth| auth.store(for_auth))
+        .start(&provider)
+        .await;
+    let mut elsewhere = TestBrowser::new();
+    app.sign_in(&mut elsewhere, "alice").await;
+    let cookie = elsewhere.cookie("127.0.0.1", "id").unwrap();
+    let record = sessions.record(cookie).await.unwrap();
+    let account = record.data["axum-signout"]["s"][0]["a"].as_str().unwrap();
+    let account = AccountHash::parse(account).unwrap();
+    let end_all = async |name: u8| {
+        let removal = Removal {
+            operation: OperationId::from_bytes([name; 16]),
+            cause: Cause::SignOutEverywhere,
+            revoke: RevokeRule::Nothing,
+            mark_for: Duration::from_secs(3600),
+            logout_iat: None,
+        };
+        let target = Target::Account(account);
+        store.inner.remove(&target, &removal).await.unwrap();
+    };
+
+    let mut browser = TestBrowser::new();
+    begin(&app, &mut browser, "/signin?return_to=/whoami").await;
+    let (answer, _) = undelivered(&browser, "alice").await;
+    end_all(1).await;
+    provider.clear_events();
+    let page = browser.goto(answer.as_str()).await.unwrap();
+    assert!(page.has_id("login-alice"), "at the provider once more");
+    assert_eq!(sign_ins(&app).await, 0);
+    revoked(&provider).await;
+    let mut unlucky = browser.clone();
+    browser.submit("login-alice", &[]).await.unwrap();
+    assert_eq!(browser.follow().await.unwrap().body(), "alice");
+
+    // Overtaken a second time, it says so instead of going round and round.
+    unlucky.clear_cookies("127.0.0.1");
+    begin(&app, &mut unlucky, "/signin?return_to=/whoami").await;
+    let (answer, _) = undelivered(&unlucky, "alice").await;
+    end_all(2).await;
+    unlucky.goto(answer.as_str()).await.unwrap();
+    let (answer, _) = undelivered(&unlucky, "alice").await;
+    end_all(3).await;
+    let page = unlucky.goto(answer.as_str()).await.unwrap();
+    assert_eq!(page.status(), 401);
+    assert!(page.body().contains("signed_out_meanwhile"));
+    assert_eq!(sign_ins(&app).await, 0);
 }

@@ -342,6 +342,50 @@ async fn return_to_goes_through_the_allowlist_or_nothing_changes_a1() {
 }
 
 #[tokio::test]
+async fn a_scripts_fields_are_heard_or_refused() {
+    let (_provider, app, mut browser) = signed_in(Setup::new()).await;
+    app.sign_in(&mut browser, "bob").await;
+    let me = app.get(&mut browser, "/me").await.json().unwrap();
+    let alice = me["accounts"][0]["sign_in"].as_str().unwrap().to_owned();
+    let cookie = cookies(&browser);
+    let post = async |kind: &str, body: &str| {
+        let headers = [
+            ("cookie", &*cookie),
+            ("accept", "application/json"),
+            ("content-type", kind),
+        ];
+        send(&app.router, "POST", "/signout", &headers, body).await
+    };
+    let json = json!({ "sign_in": alice }).to_string();
+    let multipart = format!("--x\r\ncontent-disposition: form-data; name=sign_in\r\n\r\n{alice}");
+    for (kind, body) in [
+        ("application/json", "{"),
+        ("application/json", "[]"),
+        ("application/json", r#"{"sign_in": 1}"#),
+        ("application/json", r#"{"sign_in": "x"}"#),
+        ("application/json", r#"{"return_to": "//evil.example"}"#),
+        ("multipart/form-data; boundary=x", &*multipart),
+        ("text/plain", &*json),
+        ("", &*json),
+    ] {
+        let answer = post(kind, body).await;
+        assert_eq!(answer.status, 400, "{kind} {body}");
+        assert!(answer.set_cookies().is_empty(), "{kind} {body}");
+    }
+    assert_eq!(sign_ins(&app).await, 2);
+    let answer = post("application/json; charset=utf-8", &json).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(sign_ins(&app).await, 1, "only the one that was named");
+    assert_eq!(app.seen()[0].subject, "alice");
+    // No body is no request for less.
+    let (_provider, app, browser) = signed_in(Setup::new()).await;
+    let answer = app
+        .sign_out(&browser, &[("content-type", "text/plain")])
+        .await;
+    assert_signed_out(&app, &answer).await;
+}
+
+#[tokio::test]
 async fn a_handlers_target_that_is_not_allowed_is_left_out_a1() {
     let setup = Setup::new().auth(|auth| auth.after_sign_out("/bye"));
     let (_provider, app, browser) = signed_in(setup).await;

@@ -31,6 +31,8 @@ pub enum Fail {
     Full,
     /// It waits at a gate, and is done then.
     Hold(Gate),
+    /// What is there cannot be read (sessions only).
+    Garbage,
 }
 
 /// What goes wrong, by the operation's name.
@@ -117,7 +119,7 @@ macro_rules! faulty {
             $(async fn $name(&self, $($arg: $type),*) -> Result<$answer> {
                 match self.faults.of(stringify!($name)) {
                     None => {}
-                    Some(Fail::Unavailable) => return Err(error(StoreErrorKind::Unavailable)),
+                    Some(Fail::Unavailable | Fail::Garbage) => return Err(error(StoreErrorKind::Unavailable)),
                     Some(Fail::Full) => return Err(error(StoreErrorKind::Full)),
                     Some(Fail::Unknown) => {
                         self.inner.$name($($arg),*).await?;
@@ -174,6 +176,7 @@ impl FaultySessions {
                 gate.pass().await;
                 Ok(())
             }
+            Some(Fail::Garbage) => Err(session_store::Error::Decode("a fault of a test".into())),
             Some(_) => Err(session_store::Error::Backend("a fault of a test".into())),
         }
     }
