@@ -149,6 +149,9 @@ pub enum ProviderOutcome {
 pub struct ShutdownReport {
     /// Whether all hooks and sign-outs under way came to their end within the time.
     pub finished: bool,
+    /// Evictions that the store has not confirmed, the last time when this was called: those sign-ins are not served by this
+    /// process, but by others, until their time is up.
+    pub pending: usize,
     /// Tokens of so many sign-ins that are still to be revoked; `None` if the store did not answer. With a store that
     /// outlives the process, another node or the next start goes on with them.
     pub outbox: Option<usize>,

@@ -7,9 +7,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::evict::{Order, PendingEvictions};
+use super::evict::Order;
 use super::live::Registry;
 use super::opened::{Opened, SignIn};
+use super::pending::PendingEvictions;
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::Clock;

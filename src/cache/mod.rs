@@ -7,6 +7,7 @@ mod evict;
 mod inner;
 mod live;
 mod opened;
+mod pending;
 mod refresh;
 mod revoke;
 

@@ -1,8 +1,13 @@
 //! What goes on in the background: tokens in the outbox are revoked at the provider (R32), and sign-ins whose time is up
 //! are evicted.
 
-use std::sync::{Arc, Weak};
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 
 use super::inner::{Cache, Inner};
 use crate::id::OperationId;
@@ -20,6 +25,25 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// The first pause before a failed revocation is tried again; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
+
+/// How many items are revoked at the same time.
+const AT_ONCE: usize = 16;
+
+/// Providers that cannot be reached at the moment.
+#[derive(Default)]
+struct Away(Mutex<HashMap<Arc<str>, Duration>>);
+
+impl Away {
+    fn until(&self, issuer: &str) -> Option<Duration> {
+        let away = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        away.get(issuer).copied()
+    }
+
+    fn note(&self, issuer: &Arc<str>, pause: Duration) {
+        let mut away = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        away.insert(issuer.clone(), pause);
+    }
+}
 
 /// What became of one item.
 enum Sent {
@@ -47,14 +71,35 @@ impl Cache {
             if items.is_empty() {
                 return Ok(finished);
             }
-            for item in items {
-                match self.revoke(&item).await {
-                    Sent::Done => {
-                        self.0.store.outbox_done(&item).await?;
-                        finished += 1;
-                    }
-                    Sent::Later(pause) => self.0.store.outbox_retry(&item, pause).await?,
+            let away = Away::default();
+            for some in items.chunks(AT_ONCE) {
+                let mut sending = Vec::with_capacity(some.len());
+                for item in some {
+                    sending.push(self.send(item, &away));
                 }
+                for done in join_all(sending).await {
+                    finished += usize::from(done?);
+                }
+            }
+        }
+    }
+
+    /// One item; whether it is finished. A provider that put one off is left alone for the rest of the batch, so that it does
+    /// not hold up the others.
+    async fn send(&self, item: &OutboxItem, away: &Away) -> Result<bool, StoreError> {
+        let sent = match away.until(&item.retained.issuer) {
+            Some(pause) => Sent::Later(pause),
+            None => self.revoke(item).await,
+        };
+        match sent {
+            Sent::Done => {
+                self.0.store.outbox_done(item).await?;
+                Ok(true)
+            }
+            Sent::Later(pause) => {
+                away.note(&item.retained.issuer, pause);
+                self.0.store.outbox_retry(item, pause).await?;
+                Ok(false)
             }
         }
     }
@@ -72,6 +117,7 @@ impl Cache {
         let stats = tokio::time::timeout(limit, inner.store.stats()).await;
         ShutdownReport {
             finished,
+            pending: inner.pending.count(),
             outbox: stats.ok().and_then(Result::ok).map(|stats| stats.outbox),
         }
     }
@@ -125,8 +171,14 @@ async fn revoking(cache: Weak<Inner>, holder: OperationId) {
     loop {
         let Some(inner) = cache.upgrade() else { return };
         let (news, stopped) = (inner.outbox.clone(), inner.stopped.clone());
-        if let Err(error) = Cache(inner).drain_outbox(holder).await {
-            tracing::warn!(%error, "the outbox could not be read");
+        // A store of the app's own may panic; the tokens of the next sign-out are to be revoked all the same.
+        match AssertUnwindSafe(Cache(inner).drain_outbox(holder))
+            .catch_unwind()
+            .await
+        {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the outbox could not be read"),
+            Err(_) => tracing::error!("the token store panicked"),
         }
         tokio::select! {
             () = news.notified() => {}
