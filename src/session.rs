@@ -159,6 +159,10 @@ impl SessionError {
     }
 }
 
+#[cfg_attr(
+    not(any(feature = "tower-sessions-015", feature = "tower-sessions-014")),
+    allow(dead_code, reason = "there are no sessions that could fail")
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
     Json,

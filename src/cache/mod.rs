@@ -3,6 +3,7 @@
 //! What an eviction does, in this order, so that no step can bring back what an earlier one took: the store removes the
 //! entry and keeps its address unusable; the flags that running requests hold are flipped; hooks are told.
 
+mod answer;
 mod evict;
 mod inner;
 mod live;

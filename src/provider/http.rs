@@ -40,6 +40,10 @@ where
 
 /// What the crate's own client says went wrong; of others only what [`reached_nobody`] finds is known.
 #[derive(Debug)]
+#[cfg_attr(
+    not(feature = "reqwest"),
+    allow(dead_code, reason = "made by that client only")
+)]
 pub(super) enum ClientError {
     NotConnected(BoxError),
     Broken(BoxError),

@@ -152,10 +152,19 @@ impl Mock {
     }
 
     /// What was obtained and is neither in use any more nor revoked.
-    pub fn forgotten(&self) -> Vec<String> {
+    pub fn forgotten(
+        &self,
+        left_to_end: &BTreeSet<String>,
+        mut but: BTreeSet<usize>,
+    ) -> Vec<String> {
         let state = self.0.lock().unwrap();
+        let left_to_end = left_to_end.iter();
+        but.extend(left_to_end.filter_map(|token| state.of.get(token).copied()));
         let mut forgotten = Vec::new();
-        for grant in &state.grants {
+        for (at, grant) in state.grants.iter().enumerate() {
+            if but.contains(&at) {
+                continue;
+            }
             if !state.revoked.contains(&grant.held) {
                 forgotten.push(grant.held.clone());
             }

@@ -1,6 +1,6 @@
 //! One schedule: what happens, in which order, and what must hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -60,6 +60,12 @@ struct Known {
     removed: BTreeMap<SignInId, (u64, Timestamp)>,
     /// The grant of each.
     grants: BTreeMap<SignInId, usize>,
+    /// The grants of those that failed.
+    failed: BTreeSet<usize>,
+    /// Those that were ended by somebody's wish.
+    signed_out: BTreeSet<SignInId>,
+    /// Refresh tokens of others that ended.
+    left_to_end: BTreeSet<String>,
     violations: Vec<String>,
     acquired: usize,
 }
@@ -186,6 +192,13 @@ impl World {
                 let mut seen = seen.lock().unwrap();
                 let now = seen.tick();
                 seen.evicted.entry(eviction.sign_in()).or_insert(now);
+                // Another sign-in of the account may hang on the same grant.
+                let by_wish = matches!(eviction.cause(), Cause::UserSignOut | Cause::Operator);
+                if by_wish {
+                    seen.signed_out.insert(eviction.sign_in());
+                } else if let Some(token) = eviction.tokens().refresh_token() {
+                    seen.left_to_end.insert(token.secret().to_owned());
+                }
                 std::future::ready(())
             })
             .build()
@@ -297,8 +310,14 @@ impl World {
         let (known, browsers) = (self.known.clone(), self.browsers.clone());
         self.others.push(tokio::spawn(async move {
             let (id, cookie) = ask::<Option<SignInId>>(app, "/in", cookie, Some(arriving)).await;
-            if let Some(Some(id)) = id {
-                known.lock().unwrap().grants.insert(id, grant);
+            match id {
+                Some(Some(id)) => {
+                    known.lock().unwrap().grants.insert(id, grant);
+                }
+                // What a store that fails made of it is known to nobody.
+                _ => {
+                    known.lock().unwrap().failed.insert(grant);
+                }
             }
             if let Some(cookie) = cookie {
                 browsers.lock().unwrap()[browser].cookie = cookie;
@@ -444,7 +463,17 @@ impl World {
         assert_eq!(self.auth.stats().await.unwrap().sign_ins, 0);
         let report = self.auth.shutdown().await;
         assert!(report.finished && report.outbox == Some(0), "{report:?}");
-        let forgotten = self.provider.forgotten();
+        let forgotten = {
+            let known = self.known.lock().unwrap();
+            // Also of one whose end no hook was told of, because the store's answer was lost for too long.
+            let others = known.grants.iter();
+            let others = others.filter(|(id, _)| !known.signed_out.contains(id));
+            let mut others: BTreeSet<usize> = others.map(|(_, grant)| *grant).collect();
+            if self.mode == Mode::FailingStore {
+                others.extend(&known.failed);
+            }
+            self.provider.forgotten(&known.left_to_end, others)
+        };
         assert!(
             forgotten.is_empty(),
             "obtained and forgotten: {forgotten:?}"

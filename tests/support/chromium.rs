@@ -194,9 +194,18 @@ impl Chromium {
         done(self.client.refresh().await);
     }
 
-    /// Waits for the element and clicks it.
+    /// Waits for the element and clicks it. One that goes with its page between the two is looked for in the next page.
     pub async fn click(&self, selector: &str) {
-        done(self.wait_for(selector).await.click().await);
+        self.wait_until(selector, async || {
+            match self.wait_for(selector).await.click().await {
+                Err(error) if error.is_stale_element_reference() => None,
+                clicked => {
+                    done(clicked);
+                    Some(())
+                }
+            }
+        })
+        .await;
     }
 
     pub async fn click_id(&self, id: &str) {
