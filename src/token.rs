@@ -420,6 +420,7 @@ mod tests {
         );
     }
 
+    /// R2: byte for byte.
     #[test]
     fn the_id_token_of_an_oauth2_response_is_kept() {
         let json = r#"{"access_token":"a","token_type":"bearer","expires_in":60,"scope":"x y","refresh_token":"r","id_token":"h.p.s"}"#;
