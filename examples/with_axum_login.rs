@@ -1,7 +1,8 @@
 //! The token cache and the sign-out beside `axum-login`, on tower-sessions 0.14: after the provider's answer the user is logged in
 //! with axum-login's `AuthSession`, and its `logout()` takes the tokens along.
 //!
-//! Configured and run like `own_sign_in`.
+//! `cargo run --example with_axum_login` runs it beside a provider in the same process; a provider of yours is configured as for
+//! `own_sign_in`.
 
 #[path = "shared/openid.rs"]
 pub mod openid;
