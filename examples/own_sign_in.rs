@@ -38,6 +38,8 @@ pub fn app(
     }
     let auth = Auth::builder(provider.build()?, base_url)
         .after_sign_out("/")
+        // Where the link of a 401 page leads.
+        .sign_in_paths("/login", "/login/callback")
         .build()?;
     let sessions = SessionManagerLayer::new(MemoryStore::default())
         .with_secure(base_url.starts_with("https:"))

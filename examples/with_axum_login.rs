@@ -1,7 +1,8 @@
 //! The token cache and the sign-out beside `axum-login`, on tower-sessions 0.14: after the provider's answer the user is logged in
 //! with axum-login's `AuthSession`, and its `logout()` takes the tokens along.
 //!
-//! Configured and run like `own_sign_in`.
+//! `cargo run --example with_axum_login` runs it beside a provider in the same process; a provider of yours is configured as for
+//! `own_sign_in`.
 
 #[path = "shared/openid.rs"]
 pub mod openid;
@@ -92,6 +93,8 @@ pub fn app(
     }
     let auth = Auth::builder(provider.build()?, base_url)
         .after_sign_out("/")
+        // Where the link of a 401 page leads.
+        .sign_in_paths("/login", "/login/callback")
         .on_evict(move |eviction| {
             audit(&eviction);
             std::future::ready(())
@@ -175,9 +178,12 @@ async fn callback(
     }
     let account = Account::new(app.issuer, arrived.subject);
     let tokens = TokenSet::from(arrived.response);
-    // Last: if it fails, it ends the session, and nobody is left logged in without tokens.
-    auth.sign_in(&logins.session, ticket, account, tokens)
-        .await?;
+    // Last, so that it gets the new session; and nobody is left logged in without tokens.
+    let signed_in = auth.sign_in(&logins.session, ticket, account, tokens);
+    if let Err(error) = signed_in.await {
+        let _ = logins.logout().await;
+        return Err(error);
+    }
     Ok(Redirect::to("/").into_response())
 }
 

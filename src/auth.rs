@@ -28,7 +28,8 @@ use crate::sign_in::{Arrival, establish};
 use crate::store::{MemoryTokenStore, Started, StoreStats, TokenStore};
 use crate::token::TokenSet;
 
-/// The token cache and the sign-out of one app. Cheap to clone; an extractor where the layer is.
+/// The token cache and the sign-out of one app. Cheap to clone; an extractor where the layer is, and `Option<Auth>` where it
+/// may not be.
 ///
 /// ```
 /// # use axum::{Router, routing::get};
@@ -108,13 +109,16 @@ impl Auth {
         SessionCookieFix::new(self.0.base.is_secure())
     }
 
-    /// A guard for a group of routes.
+    /// A guard for a group of routes: `.route_layer(auth.require_account())`. Who is not signed in is answered as by the
+    /// [`Account`] extractor, whatever else the handler would have taken for a user: a library that reads the session before
+    /// this crate does, such as axum-login, may still know a user whose sign-in was ended elsewhere, for that one request.
     #[must_use]
     pub fn require_account(&self) -> RequireAccount {
         RequireAccount::new()
     }
 
-    /// A link to sign-in that comes back to a page afterwards: a path or a URL on the allowlist.
+    /// A link to sign-in that comes back to a page afterwards: a path or a URL on the allowlist. One that is neither is
+    /// refused by sign-in with 400.
     pub fn sign_in_url(&self, return_to: &str) -> SignInUrl {
         SignInUrl {
             path: self.0.url(&self.0.config.paths.sign_in),
@@ -122,7 +126,9 @@ impl Auth {
         }
     }
 
-    /// Where the sign-out form posts to.
+    /// Where the sign-out form posts to. Fields of the form, members of a JSON object of texts, or the query may say
+    /// `return_to`, a path or a URL on the allowlist, and `sign_in`, the [id](crate::Tokens::sign_in) of the one sign-in that
+    /// ends; else all of the session's do. What cannot be read or is not allowed is answered with 400 and changes nothing.
     #[must_use]
     pub fn sign_out_url(&self) -> String {
         self.0.url(&self.0.config.paths.sign_out)
@@ -156,9 +162,14 @@ impl Auth {
     /// Puts a sign-in that the app did by itself into cache and session. The session's id changes, and an earlier sign-in of
     /// the same account in it is evicted.
     ///
-    /// The tokens must be verified: this crate believes the account. Its issuer must be that of a configured provider.
+    /// The tokens must be verified: this crate believes the account. Its issuer must be that of a configured provider. Claims
+    /// and `sid` are read from the ID token, where the account has none of its own.
+    ///
     /// Without a ticket, a sign-out everywhere that happens while the user is at the provider is noticed only if it came
     /// from the provider and the ID token is not younger.
+    ///
+    /// A session holds up to eight sign-ins; one more and the oldest is evicted, with [`Cause::Capacity`](crate::Cause::Capacity).
+    /// The session is saved before this returns.
     ///
     /// ```
     /// # use axum_signout::{Account, Auth, Error, IdTokenField, Ticket, TokenSet};
@@ -179,7 +190,11 @@ impl Auth {
     ///
     /// * [`ErrorKind::Forbidden`]: no provider with the account's issuer is configured.
     /// * [`ErrorKind::NotSignedIn`]: the account was signed out since the ticket was taken.
-    /// * [`ErrorKind::StoreUnavailable`], [`ErrorKind::Capacity`]: token store or session store. Nothing stays behind.
+    /// * [`ErrorKind::StoreUnavailable`], [`ErrorKind::Capacity`]: token store or session store.
+    ///
+    /// No token stays behind then; what was handed over is revoked, where [the policy](AuthBuilder::revocation) says so and the
+    /// issuer is known. If the session could not be saved, it has ended, with what it held before. Otherwise it is as it was: an
+    /// app that has noted there who the user is takes that back.
     pub async fn sign_in(
         &self,
         session: impl Into<AnySession>,
@@ -210,7 +225,7 @@ impl Auth {
     }
 
     /// Evicts the sign-ins whose idle or absolute time is up, and waits for the hooks; how many there were. This runs by
-    /// itself every few seconds.
+    /// itself every 15 seconds, from the first request on: for tests that move a clock of their own.
     ///
     /// # Errors
     /// [`ErrorKind::StoreUnavailable`].
@@ -218,7 +233,7 @@ impl Auth {
         Ok(self.0.cache.evict_due().await?)
     }
 
-    /// How much the store keeps.
+    /// How much the store keeps, for metrics.
     ///
     /// # Errors
     /// [`ErrorKind::StoreUnavailable`].
@@ -226,8 +241,9 @@ impl Auth {
         Ok(self.0.cache.store().stats().await?)
     }
 
-    /// Lets sign-outs, hooks and revocations that are under way come to their end, for ten seconds at most. To be called
-    /// when the server has stopped taking requests.
+    /// Lets sign-outs, hooks and revocations that are under way come to their end, for ten seconds at most, which is what
+    /// process managers commonly grant, and then asks the store what is left. To be called when the server has stopped taking
+    /// requests. Evictions that wait for a token store that is away are not waited for.
     pub async fn shutdown(&self) -> ShutdownReport {
         self.0.cache.shutdown(Duration::from_secs(10)).await
     }
@@ -256,13 +272,13 @@ pub(crate) fn sign_in_url(core: &Core, return_to: Option<&str>) -> String {
     }
 }
 
-/// What to register at the provider.
+/// What to register at the provider: absolute URLs, with the mount prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegisteredUrls {
-    /// `redirect_uris`.
+    /// For `redirect_uris` (OpenID Connect Dynamic Client Registration section 2): where sign-in comes back to.
     pub redirect_uri: String,
-    /// `post_logout_redirect_uris`.
+    /// For `post_logout_redirect_uris` (RP-Initiated Logout section 3.1): where the provider's logout comes back to.
     pub post_logout_redirect_uri: String,
 }
 
@@ -286,12 +302,14 @@ impl SignInUrl {
         self.with("provider", name)
     }
 
-    /// Who is about to sign in.
+    /// Who is about to sign in, as the provider knows them (OIDC Core section 3.1.2.1).
     pub fn login_hint(self, hint: impl Into<String>) -> Self {
         self.with("login_hint", hint)
     }
 
-    /// `login`, `consent`, `select_account` or `none`.
+    /// `login`, `consent`, `select_account`, several of them with spaces between, or `none` alone. It adds up with what
+    /// [the provider's configuration](crate::ProviderBuilder::authorization_param) asks for, and with the `login` that follows
+    /// an unfinished sign-out; that one and `none` exclude each other, and sign-in then ends with `login_required`.
     pub fn prompt(self, prompt: impl Into<String>) -> Self {
         self.with("prompt", prompt)
     }
@@ -342,7 +360,7 @@ pub struct AuthBuilder {
 }
 
 impl AuthBuilder {
-    /// A further provider. Users choose by [`SignInUrl::provider`].
+    /// A further provider; its name and its issuer are its alone. Users choose by [`SignInUrl::provider`].
     pub fn provider(mut self, provider: Provider) -> Self {
         self.providers.push(provider);
         self
@@ -369,7 +387,7 @@ impl AuthBuilder {
         self
     }
 
-    /// Where sign-in ends when nothing was wanted before. A path or a URL on the allowlist. Default: `/`.
+    /// Where sign-in ends when nothing was wanted before. A path or a URL on the allowlist. Default: `/`, which every app has.
     pub fn after_sign_in(mut self, target: impl Into<String>) -> Self {
         self.after_sign_in = target.into();
         self
@@ -383,7 +401,7 @@ impl AuthBuilder {
     }
 
     /// Lets `return_to` lead elsewhere: to any path of an origin (`https://shop.example.com`), or to one URL. Paths of the app's
-    /// own origin are always allowed.
+    /// own origin are always allowed. Default: nothing else, for an open redirect lends the app's good name to others.
     pub fn allow_return_to(mut self, origin_or_url: impl Into<String>) -> Self {
         self.allowed.push(origin_or_url.into());
         self
@@ -406,7 +424,12 @@ impl AuthBuilder {
         self
     }
 
-    /// Calls a closure when a user is about to be sent to the provider's logout: all local work is done.
+    /// Calls a closure when a user is about to be sent to the provider's logout: all local work is done, and the way there is
+    /// held up for no longer than the [time limit](Self::hook_timeout). It cannot keep the user here; that can
+    /// [`EndSessionRequest::before_navigation`](crate::EndSessionRequest::before_navigation).
+    ///
+    /// Called once for each sign-out that goes to a provider: not for the next one where there are several, nor when
+    /// an interrupted sign-out is taken up again.
     pub fn before_navigation<F, Fut>(mut self, hook: F) -> Self
     where
         F: Fn(Navigation) -> Fut + Send + Sync + 'static,
@@ -417,7 +440,9 @@ impl AuthBuilder {
         self
     }
 
-    /// Calls a closure when a user is back from the provider's logout. Not called when the user never comes back.
+    /// Calls a closure when a user is back from the provider's logout, with the right `state`. Not called when the user never
+    /// comes back, or later than the [time-out](Self::sign_out_timeout). How it ended is traced; the sign-out's report is
+    /// written by then.
     pub fn after_callback<F, Fut>(mut self, hook: F) -> Self
     where
         F: Fn(Returned) -> Fut + Send + Sync + 'static,
@@ -434,13 +459,15 @@ impl AuthBuilder {
         self
     }
 
-    /// How long a sign-in lives without being used. Default: 2 h.
+    /// How long a sign-in lives without being used, from a second to a year (ASVS 7.3). Default: 2 h: a
+    /// long meeting is shorter, a night is longer.
     pub fn idle_lifetime(mut self, lifetime: Duration) -> Self {
         self.config.lifetimes.idle = lifetime;
         self
     }
 
-    /// How long a sign-in lives at most. Default: 72 h.
+    /// How long a sign-in lives at most, used or not, from a second to a year (ASVS 7.3). Default: 72 h, so that a page that
+    /// polls does not stay signed in for ever.
     pub fn absolute_lifetime(mut self, lifetime: Duration) -> Self {
         self.config.lifetimes.absolute = lifetime;
         self
@@ -453,13 +480,16 @@ impl AuthBuilder {
         self
     }
 
-    /// How long a user may take at the provider to sign in. Default: 1 h. Marks of a sign-out everywhere last as long.
+    /// How long a user may take at the provider to sign in, from a second to a year. Default: 1 h, for those who have to reset
+    /// a password on the way. What a sign-out everywhere leaves behind to refuse such sign-ins is kept for as long.
     pub fn sign_in_timeout(mut self, limit: Duration) -> Self {
         self.config.pending_sign_in = limit;
         self
     }
 
-    /// How long an unfinished sign-out is remembered. Default: 10 min.
+    /// How long an unfinished sign-out is remembered, from a second to a year: until then a return is recognised,
+    /// [`SignOut::is_unfinished`](crate::SignOut::is_unfinished) says so, and the next sign-in asks for a fresh login. Default:
+    /// 10 min, longer than the provider's pages take, short enough that nobody is asked the next day.
     pub fn sign_out_timeout(mut self, limit: Duration) -> Self {
         self.config.pending_sign_out = limit;
         self
@@ -475,7 +505,8 @@ impl AuthBuilder {
         self
     }
 
-    /// Which tokens are revoked at the provider when a sign-in ends. Default: all.
+    /// Which tokens are revoked at the provider when a sign-in ends. Default: [`RevocationPolicy::Always`], since nobody is
+    /// left who could use them.
     pub fn revocation(mut self, policy: RevocationPolicy) -> Self {
         self.config.revocation = policy;
         self
@@ -495,14 +526,19 @@ impl AuthBuilder {
         self
     }
 
-    /// Serves `GET /signout` too, for links. It takes navigations from this origin only. Default: off.
+    /// Serves `GET /signout` too, for links. It takes navigations from this origin only. Default: off, for links are followed by
+    /// accident and fetched ahead.
     pub fn sign_out_by_get(mut self, on: bool) -> Self {
         self.config.get_sign_out = on;
         self
     }
 
     /// Sends a person's navigation that needs an account to sign-in, instead of showing a 401 page with a link there. Default:
-    /// off.
+    /// off, so that nobody finds themselves at the provider unasked.
+    ///
+    /// So it does where a handler answers with an [`Error`] of [`ErrorKind::InteractionRequired`]: sign-in then asks for the
+    /// scopes, resource and claims that were missing, once in two minutes for the same ones. Where that did not help, the user
+    /// sees the 401 and is not sent around in circles.
     pub fn redirect_to_sign_in(mut self, on: bool) -> Self {
         self.config.redirect_to_sign_in = on;
         self
@@ -524,7 +560,8 @@ impl AuthBuilder {
         self
     }
 
-    /// The paths of sign-in and its callback. Default: `/signin` and `/signin/callback`.
+    /// The paths of sign-in and its callback. Default: `/signin` and `/signin/callback`. An app with a sign-in of its own sets its
+    /// own, so that the links of 401 pages lead there.
     pub fn sign_in_paths(mut self, start: impl Into<String>, callback: impl Into<String>) -> Self {
         self.config.paths.sign_in = start.into();
         self.config.paths.sign_in_callback = callback.into();
@@ -538,7 +575,7 @@ impl AuthBuilder {
         self
     }
 
-    /// The app's own pages.
+    /// The app's own pages, in place of those that the crate brings.
     pub fn pages(mut self, pages: impl Pages) -> Self {
         self.pages = Arc::new(pages);
         self

@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a sign-in ended.
+/// Why a sign-in ended. [`SignOutOthers`](Self::SignOutOthers), [`SignOutEverywhere`](Self::SignOutEverywhere),
+/// [`Operator`](Self::Operator), [`FrontChannel`](Self::FrontChannel) and [`BackChannel`](Self::BackChannel) are words of the store's
+/// contract that no route of this crate gives a removal yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Cause {
@@ -28,7 +30,8 @@ pub enum Cause {
     RefreshRejected,
     /// A new sign-in of the same account in the same session took its place.
     Replaced,
-    /// A limit on the number of sign-ins was reached, and this one was used least recently.
+    /// A limit on the number of sign-ins was reached: of the store or the account, and this one was used least recently, or of
+    /// the session, and this one was the oldest.
     Capacity,
     /// The session ended by other hands: the app flushed it, or it could not be saved.
     SessionEnded,

@@ -68,18 +68,27 @@ impl ClearSiteData {
     }
 }
 
-/// Which tokens are revoked at the provider (RFC 7009) when a sign-in ends.
+/// Which tokens are revoked at the provider (RFC 7009) when a sign-in ends. The refresh token goes first, then the access
+/// tokens, in the background, for a day at most if the provider is away.
+///
+/// What a revoked token takes along is the provider's to say (RFC 7009 section 2.1): usually all tokens of the same grant, at some
+/// providers the user's consent as well, so that the next sign-in asks for it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RevocationPolicy {
-    /// Refresh and access tokens of every sign-in that is signed out. Of one that ends by itself (idle, absolute, capacity, its
-    /// session, a refused refresh) only if the account has no other, for several may hang on one grant at the provider, which
-    /// ends with the first token of it that is revoked. Not where another sign-in takes its place, nor for causes that are not
-    /// authenticated. The default: nobody is left who could use them.
+    /// Refresh and access tokens of every sign-in that is signed out. The default: nobody is left who could use them.
+    ///
+    /// * Of a sign-in that ends by itself ([`Idle`](crate::Cause::Idle), [`Absolute`](crate::Cause::Absolute),
+    ///   [`Capacity`](crate::Cause::Capacity), [`SessionEnded`](crate::Cause::SessionEnded),
+    ///   [`RefreshRejected`](crate::Cause::RefreshRejected)) only if the account has no other: several may hang on one grant,
+    ///   which ends with the first token of it that is revoked.
+    /// * Never of one that is [`Replaced`](crate::Cause::Replaced), since the new one may have the same grant, nor by
+    ///   [`FrontChannel`](crate::Cause::FrontChannel), which anyone can send.
+    /// * By [`BackChannel`](crate::Cause::BackChannel) not with `offline_access` (Back-Channel Logout section 2.7).
     Always,
-    /// Those that are signed out, but not of a sign-in with `offline_access`.
+    /// Those of a sign-in that is signed out, but not with `offline_access`, and none of one that ends by itself.
     UnlessOffline,
-    /// None.
+    /// None: refresh tokens stay valid at the provider until it ends them.
     Never,
 }
 

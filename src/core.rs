@@ -15,7 +15,8 @@ use crate::pages;
 use crate::provider::Provider;
 use crate::return_url::{Allowlist, BaseUrl, SafeTarget};
 
-/// The pages that the crate shows by itself, for an app that has its own. Every method has a default.
+/// The pages that the crate shows by itself, for an app that has its own. Every method has a default. Status and `no-store` are set
+/// by the crate, whatever a page says.
 pub trait Pages: Send + Sync + 'static {
     /// 401 for a person who went to a page without being signed in, where redirecting to sign-in is off.
     fn not_signed_in(&self, sign_in_url: &str) -> Response {

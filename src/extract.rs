@@ -290,7 +290,7 @@ impl Tokens {
         })
     }
 
-    /// What is known of this sign-in, for a page that shows it.
+    /// What is known of this sign-in, without its secrets, for a page that shows it.
     #[must_use]
     pub fn describe(&self) -> SignedIn {
         SignedIn::of(&self.sign_in)

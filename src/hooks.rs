@@ -78,7 +78,7 @@ impl Eviction {
     }
 
     /// The tokens as they were when they left, for hooks that must revoke or notify. They may be expired, and the crate
-    /// may be revoking them at this moment.
+    /// may be revoking them at this moment. `Debug` shows none of them.
     #[must_use]
     pub fn tokens(&self) -> &TokenSet {
         &self.0.removed.entry.tokens
@@ -90,7 +90,8 @@ impl Eviction {
         self.tokens().count() + self.0.removed.downstream
     }
 
-    /// What the app called the sign-in.
+    /// What the app called the sign-in: the [label of its entry](crate::store::Entry::label). Sign-ins that this crate makes have
+    /// none.
     #[must_use]
     pub fn label(&self) -> Option<&str> {
         self.0.removed.entry.label.as_deref()
@@ -135,8 +136,8 @@ impl fmt::Debug for Eviction {
 /// Hooks run concurrently, each for at most the configured time; one that fails, hangs or panics stops neither the others
 /// nor the sign-out.
 ///
-/// A hook is not called for a sign-in that ends while the process is not running, nor when the process is killed between
-/// the eviction and the call; on a store that several nodes share it is called by the node that evicts.
+/// It is called once for each sign-in, by the process that evicts it. When it is not called is listed in the
+/// [crate's documentation](crate#when-a-hook-is-not-called).
 ///
 /// ```
 /// use axum_signout::{Eviction, EvictionHook, HookResult};

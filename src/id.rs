@@ -273,6 +273,7 @@ pub struct Locator {
 mod tests {
     use super::*;
 
+    /// R34, A12.
     #[test]
     fn parts_are_not_confused_with_each_other_a12() {
         let one = Selector::sid("https://a", "b", "c:d");

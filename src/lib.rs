@@ -49,6 +49,10 @@ mod signed_out;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("docs/own_sign_in.md")]
+pub mod own_sign_in {}
+
 pub use crate::account::Account;
 pub use crate::auth::{Auth, AuthBuilder, RegisteredUrls, SignInUrl, Ticket};
 pub use crate::cause::Cause;

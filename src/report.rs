@@ -16,7 +16,8 @@ pub struct SignOutReport {
     pub correlation_id: String,
     /// The sign-ins whose tokens left the cache.
     pub evicted: Vec<EvictedSignIn>,
-    /// Sign-ins whose eviction the store did not confirm: this node serves their tokens no more and goes on trying.
+    /// Sign-ins whose eviction the store did not confirm: this node serves their tokens no more and goes on trying. Their hooks
+    /// are called once it has.
     pub pending: usize,
     /// What became of the session.
     pub session: SessionOutcome,
@@ -85,7 +86,7 @@ pub enum SessionOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HookOutcome {
-    /// Which hook point.
+    /// Which hook point: `evicted` or `before_navigation`.
     pub point: &'static str,
     /// Which of its hooks, in the order in which they were added.
     pub index: usize,

@@ -12,7 +12,7 @@ pub(crate) use self::data::SessionData;
 /// A session of tower-sessions, 0.15 or 0.14.
 ///
 /// Made from the session that the app's handler has: `AnySession::from(&session)`. Cheap to clone; all clones are one
-/// session.
+/// session. This crate keeps its own under the key `axum-signout` of the session's data: names and keys of sign-ins, no tokens.
 #[derive(Clone)]
 pub struct AnySession(Inner);
 

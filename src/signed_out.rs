@@ -31,6 +31,9 @@ use crate::sign_out::{EndSessionRequest, Exit, Outcome, finish, sign_out, unfini
 ///
 /// A handler of its own must defend itself against other sites' requests, as `/signout` does; a `POST` behind
 /// `tower_http::csrf::CsrfLayer` is enough.
+///
+/// Where the app's pages have a content security policy with `form-action`, it must name the provider's origin, and the app's
+/// own: browsers hold the redirect that answers a form to it.
 #[derive(Clone)]
 pub struct SignOut {
     current: Current,
@@ -67,7 +70,7 @@ impl SignOut {
     /// Whether this browser was sent to a provider's logout within the last
     /// [few minutes](crate::AuthBuilder::sign_out_timeout) and did not come back. Here everything is done; at the provider the
     /// user may still be signed in, and the app can offer to [finish](Self::finish) that. The next sign-in asks for a fresh
-    /// login in any case, and ends this.
+    /// login in any case, and ends this; an app with a sign-in of its own asks with `prompt=login` meanwhile.
     ///
     /// ```
     /// # use axum_signout::{SignOut, SignedOut};
@@ -88,7 +91,8 @@ impl SignOut {
     }
 
     /// Sends the user to the provider's logout once more, where [`is_unfinished`](Self::is_unfinished). The provider is told the
-    /// client only, since the ID token is gone, and will ask the user. Otherwise this is [`run`](Self::run).
+    /// client only, since the ID token is gone, and will ask the user. Who has signed in again meanwhile stays signed in here.
+    /// Otherwise, or if the provider's logout cannot be found, this is [`run`](Self::run) with nothing asked for.
     pub async fn finish(&self) -> SignedOut {
         let again = match unfinished(self.current.core(), &self.headers) {
             Some(under_way) => finish(&self.current, under_way).await,

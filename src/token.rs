@@ -202,7 +202,8 @@ impl fmt::Debug for AccessToken {
     }
 }
 
-/// The tokens of one sign-in: refresh token, ID token, and an access token for each resource and scope set.
+/// The tokens of one sign-in: refresh token, ID token, and an access token for each resource and scope set, 32 of those at most;
+/// the oldest but the first leaves when one more comes.
 ///
 /// Made from a token response of `oauth2` or `openidconnect` by `TokenSet::from(response)`; the ID token is found
 /// where the response's extra fields carry one (oauth2's `BasicTokenResponse` has none: use
@@ -420,6 +421,7 @@ mod tests {
         );
     }
 
+    /// R2: byte for byte.
     #[test]
     fn the_id_token_of_an_oauth2_response_is_kept() {
         let json = r#"{"access_token":"a","token_type":"bearer","expires_in":60,"scope":"x y","refresh_token":"r","id_token":"h.p.s"}"#;

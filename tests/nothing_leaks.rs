@@ -1,5 +1,5 @@
-//! Promise 5, A11: everything that can happen to a sign-in, with every crate's trace at its most talkative, and then a search
-//! for whatever was secret. The responses of the app are searched too.
+//! Promise 5, A11, R44: everything that can happen to a sign-in, with every crate's trace at its most talkative, and then a
+//! search for whatever was secret. The responses of the app are searched too.
 
 mod support;
 

@@ -1,4 +1,7 @@
-//! `cargo run --example demo`: an OpenID provider and an app, both in this process. Open the URL that it prints.
+//! All of the crate on one page: sign in as one of two people or as both, see what the tokens can do and how long they live, sign out
+//! of one account or of all, and see which tokens leave the cache and what the sign-out reports.
+//!
+//! `cargo run --example demo`, with an OpenID provider in the same process. Open the URL that it prints.
 //!
 //! `BIND` says where the app listens; by default it is port 3000 on 127.0.0.1, or the next one that is free.
 

@@ -239,6 +239,7 @@ fn claims_that_come_twice_are_refused() {
     }
 }
 
+/// R19.
 #[test]
 fn signatures_that_are_refused_a9() {
     use JwtError as J;
@@ -455,6 +456,7 @@ fn an_hmac_key_is_the_client_secret_only_a9() {
     assert!(check(honest).is_ok());
 }
 
+/// R27, A9.
 #[test]
 fn types_of_tokens() {
     use IdTokenError as E;
@@ -529,6 +531,7 @@ fn unusual_tokens_that_are_good() {
     assert!(!shown.contains("ann") && !shown.contains("a:b"), "{shown}");
 }
 
+/// R19.
 #[test]
 fn every_algorithm_with_the_key_of_its_type() {
     for algorithm in Alg::ALL {

@@ -375,6 +375,7 @@ impl Judges {
     }
 }
 
+/// R27 is among them.
 #[test]
 fn each_change_alone_gets_the_same_verdict() {
     let all: Vec<Alg> = ALGORITHMS.iter().map(|(algorithm, _)| *algorithm).collect();

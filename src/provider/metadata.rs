@@ -70,13 +70,14 @@ impl ProviderMetadata {
         self
     }
 
-    /// Where tokens are looked into (RFC 7662). By default none.
+    /// Where tokens are looked into (RFC 7662). By default none. Nothing in this crate asks there.
     pub fn introspection_endpoint(mut self, url: impl Into<String>) -> Self {
         self.introspection_endpoint = Some(url.into());
         self
     }
 
-    /// Where claims of the user are read. By default none.
+    /// Where claims of the user are read (OIDC Core section 5.3). By default none. Nothing in this crate asks there: claims are
+    /// those of the ID token.
     pub fn userinfo_endpoint(mut self, url: impl Into<String>) -> Self {
         self.userinfo_endpoint = Some(url.into());
         self
@@ -90,6 +91,7 @@ impl ProviderMetadata {
     }
 
     /// The provider's `backchannel_logout_session_supported`: whether its logout tokens name the session. By default not.
+    /// Without effect, as there is no back-channel logout yet.
     pub fn backchannel_logout_session(mut self, supported: bool) -> Self {
         self.back_channel_logout_session = supported;
         self

@@ -220,6 +220,7 @@ async fn a_crate_error_tells_when_to_come_back() {
     assert_eq!(error.retry_after(), Some(Duration::from_secs(1)));
 }
 
+/// R1, R45.
 #[tokio::test]
 async fn metadata_that_is_refused() {
     let with = |name: &str, value: Value| {
@@ -340,6 +341,7 @@ async fn metadata_that_is_refused() {
     }
 }
 
+/// R1.
 #[tokio::test]
 async fn broken_optional_metadata_is_left_out_a4() {
     for bad in [

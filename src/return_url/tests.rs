@@ -371,6 +371,7 @@ fn what_an_app_would_ask_for_is_accepted_and_normalised_r39() {
     assert!(rows.len() >= 20);
 }
 
+/// A1.
 #[test]
 fn an_accepted_path_stays_on_the_origin_for_every_short_text() {
     let base = base();

@@ -1,5 +1,5 @@
 //! Random interleavings of everything that can happen to a sign-in, against the real cache, with a provider and a store
-//! whose answers come when the schedule says so.
+//! whose answers come when the schedule says so: promise 1, R31, A2, and with a shared store A6.
 //!
 //! A schedule is a seed. One that fails is named with the seed, and `RACE_SEED=…` replays it alone; `RACE_SCHEDULES=…` sets how
 //! many are run.

@@ -86,6 +86,7 @@ async fn a_provider_on_loopback_works_over_plain_http() {
     assert_eq!(outcome, Revocation::Revoked);
 }
 
+/// R45.
 #[tokio::test]
 async fn redirects_are_not_followed() {
     let followed = Arc::new(AtomicUsize::new(0));
@@ -114,6 +115,7 @@ async fn redirects_are_not_followed() {
     assert_eq!(followed.load(Ordering::SeqCst), 0);
 }
 
+/// R45.
 #[tokio::test]
 async fn faults_are_told_apart() {
     let away = |outcome_known| TokenError::Unavailable {

@@ -76,6 +76,8 @@ impl MemoryTokenStoreBuilder {
         self
     }
 
+    /// Checks the limits and makes the store.
+    ///
     /// # Errors
     /// [`ConfigError::OutOfRange`] for a limit of zero, or above 2^31.
     pub fn build(self) -> Result<MemoryTokenStore, ConfigError> {

@@ -44,6 +44,7 @@ pub async fn derived_tokens_live_with_their_sign_in_r35_a7(factory: &dyn Factory
     test.assert_nothing_stays().await;
 }
 
+/// R35.
 pub async fn derived_tokens_go_when_their_subject_token_is_replaced(factory: &dyn Factory) {
     let test = any(factory).await;
     let mut entry = entry_of("ann", &[]);

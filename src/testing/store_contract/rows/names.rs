@@ -91,6 +91,7 @@ pub async fn a_claim_that_is_released_or_forgotten_can_be_made_again_r22(factory
     test.assert_nothing_stays().await;
 }
 
+/// R29: what keeps refreshes apart.
 pub async fn a_lease_has_one_holder_who_knows_what_is_left(factory: &dyn Factory) {
     let test = any(factory).await;
     let store = test.store();

@@ -430,6 +430,7 @@ pub async fn any_operation_at_once_with_its_own_repetition(factory: &dyn Factory
     test.assert_nothing_stays().await;
 }
 
+/// A8.
 pub async fn many_sign_ins_and_sign_outs_of_one_account_at_once(factory: &dyn Factory) {
     let test = any(factory).await;
     for round in 0..test.round_count() as u64 {

@@ -121,6 +121,7 @@ pub async fn removing_what_is_not_there_succeeds_a14(factory: &dyn Factory) {
     test.assert_nothing_stays().await;
 }
 
+/// R16, R25.
 pub async fn what_is_to_be_revoked_is_in_the_outbox_r25(factory: &dyn Factory) {
     let offline = || {
         let mut entry = entry_of("offline", &[]);

@@ -10,6 +10,7 @@ fn sid(text: &str) -> Selector {
     Selector::sid("https://login.example.com", "app", text)
 }
 
+/// R14, R23: how a logout from outside finds sign-ins.
 pub async fn closing_returns_every_member_r23(factory: &dyn Factory) {
     let test = any(factory).await;
     let mut expected = Vec::new();
