@@ -1,79 +1,17 @@
 //! The memory store by number of sign-ins: look-up, and removal of one sign-in, one account, one (issuer, sid).
 
+mod support;
+
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum_signout::store::{
-    Created, Entry, Lifetimes, MemoryTokenStore, Removal, RevokeRule, Started, Target, TokenStore,
-};
-use axum_signout::testing::store_contract::{account, locator};
-use axum_signout::{
-    AccessToken, Account, Cause, IdToken, Locator, OperationId, Selector, TokenSet,
-};
+use axum_signout::store::{MemoryTokenStore, Target, TokenStore};
+use axum_signout::{Locator, OperationId};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use futures_util::FutureExt as _;
-
-const SIZES: [u64; 3] = [1, 10_000, 1_000_000];
-
-/// The memory store never waits, so its futures are ready at once: no runtime is measured along.
-fn ready<T>(future: impl Future<Output = T>) -> T {
-    future.now_or_never().expect("the memory store never waits")
-}
-
-fn sid(number: u64) -> Selector {
-    Selector::sid("https://login.example.com", "app", &number.to_string())
-}
-
-fn entry(number: u64) -> Arc<Entry> {
-    let text = |size: usize| format!("{number:0size$}");
-    let access = AccessToken::bearer(text(64))
-        .with_scopes(["openid", "profile"])
-        .expires_in(Duration::from_secs(3600));
-    Arc::new(Entry {
-        account: Account::new("https://login.example.com", text(16)),
-        client_id: "app".into(),
-        tokens: TokenSet::new()
-            .with_refresh_token(text(64))
-            .with_id_token(IdToken::new(text(128)))
-            .with_access_token(access),
-        lifetimes: Lifetimes {
-            idle: Duration::from_secs(7200),
-            absolute: Duration::from_secs(72 * 3600),
-        },
-        selectors: [sid(number)].into(),
-        label: None,
-    })
-}
-
-fn removal() -> Removal {
-    Removal {
-        operation: OperationId::random(),
-        cause: Cause::UserSignOut,
-        revoke: RevokeRule::All,
-        mark_for: Duration::from_secs(900),
-        logout_iat: None,
-    }
-}
-
-fn sign_in(store: &MemoryTokenStore, number: u64) -> Locator {
-    let locator = locator(&account(number));
-    let started = Started {
-        at: Some(ready(store.now()).expect("memory does not fail")),
-        id_token_iat: None,
-    };
-    ready(store.register(&sid(number), &locator.address, &started)).expect("there is room");
-    let created = ready(store.create(&locator, entry(number), &started, &removal()));
-    assert!(matches!(created, Ok(Created::Done { .. })));
-    locator
-}
+use support::{SIZES, empty_store, ready, removal, sid, sign_in};
 
 fn filled(size: u64) -> (MemoryTokenStore, Vec<Locator>) {
-    let store = MemoryTokenStore::builder()
-        .max_sign_ins(2_000_000)
-        .max_outbox(10_000_000)
-        .build()
-        .expect("the limits are in range");
+    let store = empty_store();
     let locators = (0..size).map(|number| sign_in(&store, number)).collect();
     (store, locators)
 }

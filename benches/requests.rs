@@ -1,0 +1,190 @@
+//! Requests per second of one route, with and without the layer: called directly, and over HTTP on loopback. What is compared
+//! takes turns of a fraction of a second, so that whatever else the machine does meets both.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::routing::get;
+use support::{World, is_bench};
+use tower::ServiceExt as _;
+use tower_sessions::session::Id;
+use tower_sessions::{Session, SessionManagerLayer};
+
+/// Turns that each side gets.
+const TURNS: usize = 30;
+/// Connections that are kept busy at the same time.
+const CONNECTIONS: usize = 8;
+
+fn main() {
+    let (size, turn) = if is_bench() {
+        (10_000, Duration::from_millis(200))
+    } else {
+        (10, Duration::from_millis(1))
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let world = runtime.block_on(World::new(size));
+    let cases = [
+        ("no cookie", "/", None),
+        ("a session without a sign-in", "/", Some(world.plain)),
+        ("a session with a sign-in", "/", Some(world.ids[0])),
+        ("no cookie, handler reads session", "/cart", None),
+        (
+            "without a sign-in, handler reads session",
+            "/cart",
+            Some(world.plain),
+        ),
+        (
+            "with a sign-in, handler reads session",
+            "/cart",
+            Some(world.ids[0]),
+        ),
+    ];
+    println!(
+        "requests per second without and with the layer, and their ratio: medians of {TURNS} turns"
+    );
+    let (without, with) = routers(&world);
+    println!("called directly:");
+    for (name, path, cookie) in cases {
+        compare(name, |layer| {
+            let app = if layer { &with } else { &without };
+            runtime.block_on(call(app, path, cookie, turn))
+        });
+    }
+    let addresses = [without, with].map(serve);
+    println!(
+        "over HTTP on loopback, {CONNECTIONS} connections, server on one thread, client on another:"
+    );
+    for (name, path, cookie) in cases {
+        let mut clients = addresses.map(|address| Client::new(address, path, cookie));
+        compare(name, |layer| clients[usize::from(layer)].run(turn));
+    }
+}
+
+fn routers(world: &World) -> (Router, Router) {
+    let cart = async |session: Session| {
+        let cart = session.get::<String>("cart").await;
+        cart.ok().flatten().unwrap_or_default()
+    };
+    let routes = Router::new()
+        .route("/", get(async || "hello"))
+        .route("/cart", get(cart));
+    let sessions = || SessionManagerLayer::new(world.sessions.as_ref().clone());
+    (
+        routes.clone().layer(sessions()),
+        routes.layer(world.auth.layer_with(sessions())),
+    )
+}
+
+fn compare(name: &str, mut rate: impl FnMut(bool) -> f64) {
+    rate(false);
+    rate(true);
+    let turns: Vec<(f64, f64)> = (0..TURNS).map(|_| (rate(false), rate(true))).collect();
+    let median = |of: fn(&(f64, f64)) -> f64| {
+        let mut all: Vec<f64> = turns.iter().map(of).collect();
+        all.sort_unstable_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    let ratio = median(|(without, with)| with / without);
+    println!(
+        "  {name:42} {:>9.0} {:>9.0} {:>6.1} %",
+        median(|turn| turn.0),
+        median(|turn| turn.1),
+        ratio * 100.0
+    );
+}
+
+async fn call(app: &Router, path: &str, cookie: Option<Id>, turn: Duration) -> f64 {
+    let (begin, mut count) = (Instant::now(), 0);
+    while begin.elapsed() < turn {
+        for _ in 0..64 {
+            let mut request = Request::get(path);
+            if let Some(id) = cookie {
+                request = request.header("cookie", format!("id={id}"));
+            }
+            let request = request.body(Body::empty()).expect("a request");
+            let Ok(answer) = app.clone().oneshot(request).await;
+            assert_eq!(answer.status(), 200);
+            count += 1;
+        }
+    }
+    f64::from(count) / begin.elapsed().as_secs_f64()
+}
+
+fn serve(app: Router) -> SocketAddr {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+                .await
+                .expect("a port");
+            sender
+                .send(listener.local_addr())
+                .expect("the receiver waits");
+            axum::serve(listener, app).await
+        })
+    });
+    let address = receiver.recv().expect("the thread sends");
+    address.expect("a bound port")
+}
+
+/// Sends the same request over and over, on connections that are kept.
+struct Client {
+    connections: Vec<TcpStream>,
+    request: String,
+    answer: usize,
+}
+
+impl Client {
+    fn new(address: SocketAddr, path: &str, cookie: Option<Id>) -> Self {
+        let cookie = cookie.map_or_else(String::new, |id| format!("cookie: id={id}\r\n"));
+        let request = format!("GET {path} HTTP/1.1\r\nhost: app.example.com\r\n{cookie}\r\n");
+        let connect = || {
+            let connection = TcpStream::connect(address).expect("the server listens");
+            connection.set_nodelay(true).expect("an option of TCP");
+            connection
+        };
+        let mut connections: Vec<_> = (0..CONNECTIONS).map(|_| connect()).collect();
+        // All answers are as long as the first.
+        let mut first = [0; 4096];
+        let connection = &mut connections[0];
+        connection.write_all(request.as_bytes()).expect("sent");
+        std::thread::sleep(Duration::from_millis(100));
+        let answer = connection.read(&mut first).expect("answered");
+        assert!(first.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        Self {
+            connections,
+            request,
+            answer,
+        }
+    }
+
+    fn run(&mut self, turn: Duration) -> f64 {
+        let mut answer = vec![0; self.answer];
+        let (begin, mut count) = (Instant::now(), 0);
+        while begin.elapsed() < turn {
+            for connection in &mut self.connections {
+                let sent = connection.write_all(self.request.as_bytes());
+                sent.expect("sent");
+            }
+            for connection in &mut self.connections {
+                connection.read_exact(&mut answer).expect("answered");
+                count += 1;
+            }
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        f64::from(count) / begin.elapsed().as_secs_f64()
+    }
+}

@@ -1,0 +1,189 @@
+//! A store with a million sign-ins, some of them in sessions that a request can bring.
+
+#![allow(
+    dead_code,
+    reason = "each benchmark is a program of its own and uses a part of this"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum_signout::store::{
+    Created, Entry, Lifetimes, MemoryTokenStore, Removal, RevokeRule, Started, TokenStore,
+};
+use axum_signout::testing::store_contract::{account, locator};
+use axum_signout::{
+    AccessToken, Account, Auth, Cause, IdToken, Locator, OperationId, Provider, ProviderMetadata,
+    RevocationPolicy, Selector, TokenSet,
+};
+use futures_util::FutureExt as _;
+use tower_sessions::session::Id;
+use tower_sessions::{MemoryStore, Session};
+
+pub const SIZES: [u64; 3] = [1, 10_000, 1_000_000];
+
+const ISSUER: &str = "https://login.example.com";
+
+/// The memory store never waits, so its futures are ready at once: no runtime is measured along.
+pub fn ready<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("the memory store never waits")
+}
+
+pub fn sid(number: u64) -> Selector {
+    Selector::sid(ISSUER, "app", &number.to_string())
+}
+
+fn text(number: u64, size: usize) -> String {
+    format!("{number:0size$}")
+}
+
+pub fn tokens(number: u64) -> TokenSet {
+    let access = AccessToken::bearer(text(number, 64))
+        .with_scopes(["openid", "profile", "mail"])
+        .expires_in(Duration::from_secs(3600));
+    TokenSet::new()
+        .with_refresh_token(text(number, 64))
+        .with_id_token(IdToken::new(format!("h.e30.{}", text(number, 128))))
+        .with_access_token(access)
+}
+
+fn entry(number: u64) -> Arc<Entry> {
+    Arc::new(Entry {
+        account: Account::new(ISSUER, text(number, 16)),
+        client_id: "app".into(),
+        tokens: tokens(number),
+        lifetimes: Lifetimes {
+            idle: Duration::from_secs(7200),
+            absolute: Duration::from_secs(72 * 3600),
+        },
+        selectors: [sid(number)].into(),
+        label: None,
+    })
+}
+
+pub fn removal() -> Removal {
+    Removal {
+        operation: OperationId::random(),
+        cause: Cause::UserSignOut,
+        revoke: RevokeRule::All,
+        mark_for: Duration::from_secs(900),
+        logout_iat: None,
+    }
+}
+
+/// Straight into the store.
+pub fn sign_in(store: &MemoryTokenStore, number: u64) -> Locator {
+    let locator = locator(&account(number));
+    let started = Started {
+        at: Some(ready(store.now()).expect("memory does not fail")),
+        id_token_iat: None,
+    };
+    ready(store.register(&sid(number), &locator.address, &started)).expect("there is room");
+    let created = ready(store.create(&locator, entry(number), &started, &removal()));
+    assert!(matches!(created, Ok(Created::Done { .. })));
+    locator
+}
+
+pub fn empty_store() -> MemoryTokenStore {
+    MemoryTokenStore::builder()
+        .max_sign_ins(2_000_000)
+        .max_outbox(10_000_000)
+        .build()
+        .expect("the limits are in range")
+}
+
+/// An app's `Auth` with as many sign-ins in its cache as asked for.
+pub struct World {
+    pub auth: Auth,
+    pub sessions: Arc<MemoryStore>,
+    /// Of the sessions that hold one sign-in each: all of them, or a tenth of a million spread evenly over it.
+    pub ids: Vec<Id>,
+    /// Of a session that holds something else.
+    pub plain: Id,
+    at: usize,
+    next: u64,
+}
+
+impl World {
+    pub async fn new(size: u64) -> Self {
+        let url = |path: &str| format!("{ISSUER}/{path}");
+        let metadata = ProviderMetadata::new(ISSUER, url("authorize"), url("token"), url("keys"));
+        let provider = Provider::with_metadata(metadata, "app")
+            .build()
+            .expect("a provider");
+        let store = Arc::new(empty_store());
+        let auth = Auth::builder(provider, "https://app.example.com")
+            .store(store.clone())
+            .revocation(RevocationPolicy::Never)
+            .build()
+            .expect("a configuration");
+        let sessions = Arc::new(MemoryStore::default());
+        let plain = Session::new(None, sessions.clone(), None);
+        plain.insert("cart", "apples").await.expect("in memory");
+        plain.save().await.expect("in memory");
+        let mut world = Self {
+            auth,
+            sessions,
+            ids: Vec::new(),
+            plain: plain.id().expect("saved"),
+            at: 0,
+            next: size,
+        };
+        let each = if size > 100_000 { 10 } else { 1 };
+        for number in 0..size {
+            if number % each == 0 {
+                let id = world.sign_in(number).await;
+                world.ids.push(id);
+            } else {
+                sign_in(&store, number);
+            }
+        }
+        world
+    }
+
+    /// By way of the public API, into a session of its own.
+    async fn sign_in(&self, number: u64) -> Id {
+        let session = Session::new(None, self.sessions.clone(), None);
+        session.insert("cart", "apples").await.expect("in memory");
+        let account = Account::new(ISSUER, text(number, 16)).with_sid(number.to_string());
+        let signed_in = self.auth.sign_in(&session, None, account, tokens(number));
+        signed_in.await.expect("signed in");
+        session.id().expect("saved")
+    }
+
+    /// Some of the sessions with a sign-in: neighbours in time are not neighbours in memory.
+    pub fn some(&mut self, count: u64) -> Vec<Id> {
+        (0..count)
+            .map(|_| {
+                self.at = (self.at + 7919) % self.ids.len();
+                self.ids[self.at]
+            })
+            .collect()
+    }
+
+    /// Puts a new sign-in in the place of one that has ended.
+    pub async fn renew(&mut self, ended: Id) {
+        self.next += 1;
+        let id = self.sign_in(self.next).await;
+        let place = self.ids.iter().position(|id| *id == ended);
+        if let Some(place) = place {
+            self.ids[place] = id;
+        }
+    }
+
+    /// A request as it leaves the session layer, its record loaded: reading that is the session store's work.
+    pub async fn request(&self, id: Option<Id>) -> Request {
+        let session = Session::new(id, self.sessions.clone(), None);
+        session.get_value("cart").await.expect("in memory");
+        let mut request = Request::new(Body::empty());
+        request.extensions_mut().insert(session);
+        request
+    }
+}
+
+/// `--bench` is what `cargo bench` adds; without it this is a test of whether the benchmark still runs.
+pub fn is_bench() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}
