@@ -117,8 +117,8 @@ impl Auth {
         RequireAccount::new()
     }
 
-    /// A link to sign-in that comes back to a page afterwards: a path or a URL on the allowlist. One that is neither is
-    /// refused by sign-in with 400.
+    /// A link to sign-in that comes back to a page afterwards: a path or a URL on the allowlist. One that is neither, or
+    /// too long for the cookie that remembers it (beyond about 2 kB), is refused by sign-in with 400.
     pub fn sign_in_url(&self, return_to: &str) -> SignInUrl {
         SignInUrl {
             path: self.0.url(&self.0.config.paths.sign_in),

@@ -770,6 +770,27 @@ async fn the_endpoints_own_query_survives_r1() {
     assert!(answer.header("location").unwrap().starts_with(&expected));
 }
 
+/// An ID token lives for minutes, and a sign-in for days.
+#[tokio::test]
+async fn an_id_token_that_has_expired_is_the_hint_all_the_same_r2() {
+    let clock = Arc::new(ManualClock::new());
+    let (for_auth, left) = (clock.clone(), Arc::new(Mutex::new(None)));
+    let seen = left.clone();
+    let setup = Setup::new().auth(move |auth| {
+        auth.clock(for_auth).on_evict(move |eviction| {
+            let id_token = eviction.tokens().id_token();
+            *seen.lock().unwrap() = id_token.map(|token| token.secret().to_owned());
+            std::future::ready(())
+        })
+    });
+    let (_provider, app, browser) = signed_in(setup).await;
+    clock.advance(Duration::from_secs(90 * 60));
+    let answer = app.sign_out(&browser, &[]).await;
+    let hint = answer.param("id_token_hint");
+    assert!(hint.is_some());
+    assert_eq!(hint, *left.lock().unwrap());
+}
+
 #[tokio::test]
 async fn the_callback_without_the_right_state_is_a_neutral_page_r7() {
     let clock = Arc::new(ManualClock::new());

@@ -145,7 +145,8 @@ impl EndSessionRequest {
     }
 
     /// A value that comes back in [`Returned`](crate::Returned) when the user does. It is kept in an encrypted cookie: the
-    /// `state` of the protocol stays unguessable.
+    /// `state` of the protocol stays unguessable. Beyond about 2 kB it does not fit there; the sign-out is complete then too, but
+    /// the return is not recognised and ends on the neutral page.
     pub fn state(mut self, state: impl Into<String>) -> Self {
         self.app_state = Some(state.into());
         self

@@ -80,6 +80,7 @@ pub async fn all_but_one_are_removed(factory: &dyn Factory) {
     }
 }
 
+/// R30: a refused refresh token that is no longer the one in the store ends nothing.
 pub async fn one_is_removed_only_at_the_generation_that_was_meant(factory: &dyn Factory) {
     let test = any(factory).await;
     let ann = test.sign_in(&someone(), "ann").await;
