@@ -1,0 +1,406 @@
+//! Putting the parts together.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum_extra::extract::cookie::Key;
+use zeroize::Zeroizing;
+
+use crate::cache::{Cache, CacheParts};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{ClearSiteData, Config, LongUrl, RevocationPolicy};
+use crate::cookies::CookieVault;
+use crate::core::{BuiltInPages, Core, Pages};
+use crate::error::ConfigError;
+use crate::hooks::{Eviction, EvictionHook, Hooks, IntoHookResult, Navigation, Returned};
+use crate::provider::Provider;
+use crate::return_url::{Allowlist, BaseUrl, SafeTarget};
+use crate::store::{MemoryTokenStore, TokenStore};
+
+use super::Auth;
+
+/// Builds an [`Auth`].
+#[must_use]
+pub struct AuthBuilder {
+    providers: Vec<Provider>,
+    base_url: String,
+    config: Config,
+    hooks: Hooks,
+    store: Option<Arc<dyn TokenStore>>,
+    clock: Option<Arc<dyn Clock>>,
+    cookie_key: Option<Zeroizing<Vec<u8>>>,
+    after_sign_in: String,
+    after_sign_out: Option<String>,
+    allowed: Vec<String>,
+    pages: Arc<dyn Pages>,
+}
+
+impl AuthBuilder {
+    pub(super) fn new(provider: Provider, base_url: String) -> Self {
+        Self {
+            providers: vec![provider],
+            base_url,
+            config: Config::default(),
+            hooks: Hooks::new(),
+            store: None,
+            clock: None,
+            cookie_key: None,
+            after_sign_in: "/".into(),
+            after_sign_out: None,
+            allowed: Vec::new(),
+            pages: Arc::new(BuiltInPages),
+        }
+    }
+
+    /// A further provider; its name and its issuer are its alone. Users choose by [`SignInUrl::provider`](crate::SignInUrl::provider).
+    pub fn provider(mut self, provider: Provider) -> Self {
+        self.providers.push(provider);
+        self
+    }
+
+    /// Where tokens are kept. Default: [`MemoryTokenStore`], for one node.
+    pub fn store(mut self, store: impl TokenStore) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// Where the time is read. Default: the operating system. A [`MemoryTokenStore`] of your own has a clock of its own.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// At least 32 random bytes, the same on all nodes, that encrypt what a sign-in or sign-out under way must remember. Default: random for
+    /// this process, which is right for one node and ends what is under way at a restart.
+    ///
+    /// A shorter key is refused by [`build`](Self::build).
+    pub fn cookie_key(mut self, key: &[u8]) -> Self {
+        self.cookie_key = Some(Zeroizing::new(key.to_vec()));
+        self
+    }
+
+    /// Where sign-in ends when nothing was wanted before. A path or a URL on the allowlist. Default: `/`, which every app has.
+    pub fn after_sign_in(mut self, target: impl Into<String>) -> Self {
+        self.after_sign_in = target.into();
+        self
+    }
+
+    /// Where sign-out ends. A path or a URL on the allowlist. Default: a neutral page of this crate, since an app's start page
+    /// often sends the user straight to sign-in again.
+    pub fn after_sign_out(mut self, target: impl Into<String>) -> Self {
+        self.after_sign_out = Some(target.into());
+        self
+    }
+
+    /// Lets `return_to` lead elsewhere: to any path of an origin (`https://shop.example.com`), or to one URL. Paths of the app's
+    /// own origin are always allowed. Default: nothing else, for an open redirect lends the app's good name to others.
+    pub fn allow_return_to(mut self, origin_or_url: impl Into<String>) -> Self {
+        self.allowed.push(origin_or_url.into());
+        self
+    }
+
+    /// Calls a closure for every sign-in whose tokens leave the cache; see [`EvictionHook`].
+    pub fn on_evict<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Eviction) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoHookResult,
+    {
+        self.hooks.on_evict(hook);
+        self
+    }
+
+    /// Calls a hook for every sign-in whose tokens leave the cache.
+    pub fn eviction_hook(mut self, hook: impl EvictionHook) -> Self {
+        self.hooks.eviction_hook(hook);
+        self
+    }
+
+    /// Calls a closure when a user is about to be sent to the provider's logout: all local work is done, and the way there is
+    /// held up for no longer than the [time limit](Self::hook_timeout). It cannot keep the user here; that can
+    /// [`EndSessionRequest::before_navigation`](crate::EndSessionRequest::before_navigation).
+    ///
+    /// Called once for each sign-out that goes to a provider: not for the next one where there are several, nor when
+    /// an interrupted sign-out is taken up again.
+    pub fn before_navigation<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Navigation) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoHookResult,
+    {
+        self.hooks.before_navigation(hook);
+        self
+    }
+
+    /// Calls a closure when a user is back from the provider's logout, with the right `state`. Not called when the user never
+    /// comes back, or later than the [time-out](Self::sign_out_timeout). How it ended is traced; the sign-out's report is
+    /// written by then.
+    pub fn after_callback<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Returned) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoHookResult,
+    {
+        self.hooks.after_callback(hook);
+        self
+    }
+
+    /// How long one call of a hook may take. Default: 5 s, which is about as long as a person waits.
+    pub fn hook_timeout(mut self, limit: Duration) -> Self {
+        self.hooks.set_limit(limit);
+        self
+    }
+
+    /// How long a sign-in lives without being used, from a second to a year (ASVS 7.3). Default: 2 h: a
+    /// long meeting is shorter, a night is longer.
+    pub fn idle_lifetime(mut self, lifetime: Duration) -> Self {
+        self.config.lifetimes.idle = lifetime;
+        self
+    }
+
+    /// How long a sign-in lives at most, used or not, from a second to a year (ASVS 7.3). Default: 72 h, so that a page that
+    /// polls does not stay signed in for ever.
+    pub fn absolute_lifetime(mut self, lifetime: Duration) -> Self {
+        self.config.lifetimes.absolute = lifetime;
+        self
+    }
+
+    /// How long before its end an access token is no longer handed out but refreshed. Default: 60 s, for clocks that differ and
+    /// for the time a request takes.
+    pub fn expiry_margin(mut self, margin: Duration) -> Self {
+        self.config.expiry_margin = margin;
+        self
+    }
+
+    /// How long a user may take at the provider to sign in, from a second to a year. Default: 1 h, for those who have to reset
+    /// a password on the way. What a sign-out everywhere leaves behind to refuse such sign-ins is kept for as long.
+    pub fn sign_in_timeout(mut self, limit: Duration) -> Self {
+        self.config.pending_sign_in = limit;
+        self
+    }
+
+    /// How long an unfinished sign-out is remembered, from a second to a year: until then a return is recognised,
+    /// [`SignOut::is_unfinished`](crate::SignOut::is_unfinished) says so, and the next sign-in asks for a fresh login. Default:
+    /// 10 min, longer than the provider's pages take, short enough that nobody is asked the next day.
+    pub fn sign_out_timeout(mut self, limit: Duration) -> Self {
+        self.config.pending_sign_out = limit;
+        self
+    }
+
+    /// Which claims say who an account is, where apps of several clients share a store. Default: none, which means issuer and
+    /// subject. For Entra: `["tid", "oid"]`.
+    pub fn account_identity<T: Into<String>>(
+        mut self,
+        claims: impl IntoIterator<Item = T>,
+    ) -> Self {
+        self.config.identity = claims.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Which tokens are revoked at the provider when a sign-in ends. Default: [`RevocationPolicy::Always`], since nobody is
+    /// left who could use them.
+    pub fn revocation(mut self, policy: RevocationPolicy) -> Self {
+        self.config.revocation = policy;
+        self
+    }
+
+    /// Which site data browsers clear at sign-out. Default: [`ClearSiteData::storage`].
+    pub fn clear_site_data(mut self, what: ClearSiteData) -> Self {
+        self.config.clear_site_data = what;
+        self
+    }
+
+    /// From which length on the URL of the provider's logout is too long, and what is done then. Default: 4096 bytes, which
+    /// common proxies and servers accept, and [`LongUrl::FormPost`].
+    pub fn long_url(mut self, length: usize, what: LongUrl) -> Self {
+        self.config.max_url = length;
+        self.config.long_url = what;
+        self
+    }
+
+    /// Serves `GET /signout` too, for links. It takes navigations from this origin only. Default: off, for links are followed by
+    /// accident and fetched ahead.
+    pub fn sign_out_by_get(mut self, on: bool) -> Self {
+        self.config.get_sign_out = on;
+        self
+    }
+
+    /// Sends a person's navigation that needs an account to sign-in, instead of showing a 401 page with a link there. Default:
+    /// off, so that nobody finds themselves at the provider unasked.
+    ///
+    /// So it does where a handler answers with an [`Error`](crate::Error) of [`InteractionRequired`](crate::ErrorKind::InteractionRequired): sign-in then asks for the
+    /// scopes, resource and claims that were missing, once in two minutes for the same ones. Where that did not help, the user
+    /// sees the 401 and is not sent around in circles.
+    pub fn redirect_to_sign_in(mut self, on: bool) -> Self {
+        self.config.redirect_to_sign_in = on;
+        self
+    }
+
+    /// Whether responses of signed-in requests get `Cache-Control: no-store` where the handler sets none. Default: on, so that
+    /// nothing private is shown by the back button after sign-out.
+    pub fn no_store(mut self, on: bool) -> Self {
+        self.config.no_store = on;
+        self
+    }
+
+    /// Further query parameters that the sign-in route passes on to the provider, such as `domain_hint`. Default: none.
+    pub fn sign_in_parameters<T: Into<String>>(
+        mut self,
+        names: impl IntoIterator<Item = T>,
+    ) -> Self {
+        self.config.sign_in_parameters = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The paths of sign-in and its callback. Default: `/signin` and `/signin/callback`. An app with a sign-in of its own sets its
+    /// own, so that the links of 401 pages lead there.
+    pub fn sign_in_paths(mut self, start: impl Into<String>, callback: impl Into<String>) -> Self {
+        self.config.paths.sign_in = start.into();
+        self.config.paths.sign_in_callback = callback.into();
+        self
+    }
+
+    /// The paths of sign-out and its callback. Default: `/signout` and `/signout/callback`.
+    pub fn sign_out_paths(mut self, start: impl Into<String>, callback: impl Into<String>) -> Self {
+        self.config.paths.sign_out = start.into();
+        self.config.paths.sign_out_callback = callback.into();
+        self
+    }
+
+    /// The app's own pages, in place of those that the crate brings.
+    pub fn pages(mut self, pages: impl Pages) -> Self {
+        self.pages = Arc::new(pages);
+        self
+    }
+
+    /// Checks the configuration and puts everything together. No I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the bad value.
+    pub fn build(self) -> Result<Auth, ConfigError> {
+        let Self {
+            providers, config, ..
+        } = self;
+        let base = BaseUrl::parse(&self.base_url)?;
+        let allowed = Allowlist::new(&base, &self.allowed)?;
+        check_paths(&config)?;
+        check_durations(&config)?;
+        let csrf = crate::csrf::layer(&base)?;
+        let cookie_key = match &self.cookie_key {
+            None => Key::generate(),
+            Some(secret) => CookieVault::derive_key(secret)?,
+        };
+        for (at, provider) in providers.iter().enumerate() {
+            let earlier = &providers[..at];
+            if earlier.iter().any(|p| p.name() == provider.name()) {
+                return Err(ConfigError::Duplicate {
+                    what: "provider name",
+                    value: provider.name().into(),
+                });
+            }
+            if earlier.iter().any(|p| p.issuer() == provider.issuer()) {
+                return Err(ConfigError::Duplicate {
+                    what: "provider issuer",
+                    value: provider.issuer().into(),
+                });
+            }
+        }
+        let target = |what, value: &str| SafeTarget::from_config(what, value, &allowed);
+        let after_sign_in = target("after_sign_in", &self.after_sign_in)?;
+        let after_sign_out = self
+            .after_sign_out
+            .as_deref()
+            .map(|value| target("after_sign_out", value))
+            .transpose()?;
+        let clock = self
+            .clock
+            .unwrap_or_else(|| Arc::new(SystemClock::new()) as Arc<dyn Clock>);
+        for provider in &providers {
+            provider.adopt_clock(&clock);
+        }
+        let store = match self.store {
+            Some(store) => store,
+            None => Arc::new(MemoryTokenStore::builder().clock(clock.clone()).build()?),
+        };
+        let config = Arc::new(config);
+        let vault = CookieVault::new(cookie_key, base.is_secure());
+        let cache = Cache::new(CacheParts {
+            store,
+            clock,
+            providers,
+            hooks: self.hooks,
+            config: config.clone(),
+        });
+        Ok(Auth(Arc::new(Core {
+            cache,
+            config,
+            base,
+            allowed,
+            vault,
+            csrf,
+            after_sign_in,
+            after_sign_out,
+            pages: self.pages,
+        })))
+    }
+}
+
+fn check_paths(config: &Config) -> Result<(), ConfigError> {
+    let paths = &config.paths;
+    let all = [
+        ("sign_in_paths", &paths.sign_in),
+        ("sign_in_paths", &paths.sign_in_callback),
+        ("sign_out_paths", &paths.sign_out),
+        ("sign_out_paths", &paths.sign_out_callback),
+    ];
+    for (at, (what, path)) in all.iter().enumerate() {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');
+        let is_path = path.starts_with('/') && !path.contains("//") && path.chars().all(plain);
+        if !is_path {
+            return Err(ConfigError::InvalidPath {
+                what,
+                value: (*path).clone(),
+            });
+        }
+        if all[..at].iter().any(|(_, other)| other == path) {
+            return Err(ConfigError::Duplicate {
+                what,
+                value: (*path).clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_durations(config: &Config) -> Result<(), ConfigError> {
+    const YEAR: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+    let all = [
+        ("idle_lifetime", config.lifetimes.idle),
+        ("absolute_lifetime", config.lifetimes.absolute),
+        ("sign_in_timeout", config.pending_sign_in),
+        ("sign_out_timeout", config.pending_sign_out),
+    ];
+    for (what, value) in all {
+        if value < Duration::from_secs(1) || value > YEAR {
+            return Err(ConfigError::OutOfRange {
+                what,
+                value: format!("{value:?}"),
+                allowed: "one second to a year",
+            });
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Debug for AuthBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthBuilder")
+            .field("providers", &self.providers)
+            .field("base_url", &self.base_url)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
