@@ -5,7 +5,7 @@ use std::fmt;
 use aws_lc_rs::{constant_time, digest, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroize;
 
 use crate::secret::Secret;
@@ -48,7 +48,13 @@ pub(crate) fn same_secret(left: &str, right: &str) -> bool {
 }
 
 fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
-    URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
+    // Room for the longest name. What is longer is none.
+    let mut bytes = [0; 48];
+    let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok();
+    let name = length.and_then(|length| bytes[..length].try_into().ok());
+    // It may be a key.
+    bytes.zeroize();
+    name
 }
 
 macro_rules! name {
@@ -97,8 +103,21 @@ macro_rules! name {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-                Self::parse(&text).ok_or_else(|| serde::de::Error::custom(concat!("not a ", stringify!($name))))
+                struct Text;
+
+                impl de::Visitor<'_> for Text {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str(concat!("a ", stringify!($name)))
+                    }
+
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
+                        $name::parse(text).ok_or_else(|| E::custom(concat!("not a ", stringify!($name))))
+                    }
+                }
+
+                deserializer.deserialize_str(Text)
             }
         }
     };

@@ -2,12 +2,15 @@
 //! elsewhere is emptied (promise 4); after it, what the sign-out asks of the browser goes onto the response, and a session
 //! that the app ended by itself takes its tokens along.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use tokio::task::JoinHandle;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tower::Service;
 
@@ -15,6 +18,7 @@ use crate::auth::Auth;
 use crate::cache::{Opened, Order, SignIn};
 use crate::cause::Cause;
 use crate::cookie_fix::KeepSessionCookie;
+use crate::core::Core;
 use crate::current::{Asks, Current};
 use crate::error::{Error, ErrorKind, Wanted};
 use crate::report::SessionOutcome;
@@ -66,9 +70,15 @@ where
                 request.headers(),
                 request.extensions(),
             );
-            let current = open(&auth, session.clone(), asks).await;
+            let core = auth.core().clone();
+            let current = if session.has_cookie() {
+                // In a box of its own: together with what the handler needs it would outgrow what allocators hand out fast.
+                Box::pin(open(core, session, asks)).await
+            } else {
+                Current::new(core, Some(session), Ok(Vec::new()), Vec::new(), asks)
+            };
             request.extensions_mut().insert(current.clone());
-            let leaving = Leaving::new(auth, session, current.opened());
+            let leaving = Leaving(Some(current.clone()));
             let mut response = inner.call(request).await?;
             leaving.check().await;
             finish(&current, &mut response);
@@ -96,22 +106,27 @@ fn without_session<B: Default>() -> Response<B> {
 /// How long a request waits for each of the stores before it goes on without them.
 const STORE_WAIT: Duration = Duration::from_secs(5);
 
-/// Opens what the session holds.
-async fn open(auth: &Auth, session: AnySession, asks: Asks) -> Current {
-    let core = auth.core().clone();
+/// [`timeout`], for what nearly always has its answer at once: then no timer is made.
+async fn within<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapsed> {
+    let mut work = pin!(work);
+    match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        Poll::Ready(answer) => Ok(answer),
+        Poll::Pending => timeout(limit, work).await,
+    }
+}
+
+/// Opens what the session holds, whose cookie the request brought.
+async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
     let current = |sign_ins, unopened| {
         Current::new(
             core.clone(),
             Some(session.clone()),
             sign_ins,
             unopened,
-            asks.clone(),
+            asks,
         )
     };
-    if !session.has_cookie() {
-        return current(Ok(Vec::new()), Vec::new());
-    }
-    let held = match timeout(STORE_WAIT, session.sign_ins()).await {
+    let held = match within(STORE_WAIT, session.sign_ins()).await {
         Ok(Ok(held)) if held.is_empty() => {
             let current = current(Ok(Vec::new()), Vec::new());
             current.effects().unknown_session = !session.has_cookie();
@@ -120,7 +135,7 @@ async fn open(auth: &Auth, session: AnySession, asks: Asks) -> Current {
         Ok(Ok(held)) => held.into_sign_ins(),
         Ok(Err(error)) if error.is_garbage() => {
             tracing::warn!(%error, "a session that cannot be read is ended");
-            end_session(&session).await;
+            Box::pin(end_session(&session)).await;
             return current(Ok(Vec::new()), Vec::new());
         }
         Ok(Err(error)) => {
@@ -135,7 +150,7 @@ async fn open(auth: &Auth, session: AnySession, asks: Asks) -> Current {
         }
     };
     let unopened = || held.iter().map(|locator| locator.address).collect();
-    let opened = match timeout(STORE_WAIT, core.cache.open(&held)).await {
+    let opened = match within(STORE_WAIT, core.cache.open(&held)).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return current(Err(error.into()), unopened()),
         Err(_) => {
@@ -192,62 +207,51 @@ async fn open(auth: &Auth, session: AnySession, asks: Asks) -> Current {
 
 /// Notices, after the handler, that it ended the session without this crate; also when the handler did not come to its end
 /// because the client went away.
-struct Leaving {
-    auth: Auth,
-    session: AnySession,
-    sign_ins: Vec<SignIn>,
-}
+struct Leaving(Option<Current>);
 
 impl Leaving {
-    fn new(auth: Auth, session: AnySession, sign_ins: &[SignIn]) -> Self {
-        Self {
-            auth,
-            session,
-            sign_ins: sign_ins.to_vec(),
-        }
-    }
-
     async fn check(mut self) {
         if let Some(check) = self.take() {
             // Waited for: the response tells the user that they are signed out.
-            let task = self.auth.core().cache.tasks().spawn(check);
-            let _ = task.await;
+            let _ = check.await;
         }
     }
 
-    fn take(&mut self) -> Option<impl Future<Output = ()> + Send + 'static> {
-        let sign_ins = std::mem::take(&mut self.sign_ins);
-        if sign_ins.iter().all(SignIn::has_ended) || !self.session.is_modified() {
+    /// The check as a task, where there is something to check.
+    fn take(&mut self) -> Option<JoinHandle<()>> {
+        let current = self.0.take()?;
+        let session = current.session()?;
+        if current.opened().iter().all(SignIn::has_ended) || !session.is_modified() {
             return None;
         }
-        let (auth, session) = (self.auth.clone(), self.session.clone());
-        Some(async move { evict_what_left(&auth, &session, sign_ins).await })
+        tokio::runtime::Handle::try_current().ok()?;
+        let tasks = current.core().cache.tasks().clone();
+        Some(tasks.spawn(async move { evict_what_left(&current).await }))
     }
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        if let Some(check) = self.take()
-            && tokio::runtime::Handle::try_current().is_ok()
-        {
-            self.auth.core().cache.tasks().spawn(check);
-        }
+        self.take();
     }
 }
 
-async fn evict_what_left(auth: &Auth, session: &AnySession, sign_ins: Vec<SignIn>) {
+async fn evict_what_left(current: &Current) {
+    let Some(session) = current.session() else {
+        return;
+    };
     // If it cannot be read, what it holds is not known.
     let Ok(held) = session.sign_ins().await else {
         return;
     };
-    for sign_in in sign_ins {
+    for sign_in in current.opened() {
         let left = !held
             .sign_ins()
             .iter()
             .any(|locator| locator.address == sign_in.address());
         if left && !sign_in.has_ended() {
             let order = Order::new(Target::SignIn(sign_in.address()), Cause::SessionEnded);
-            auth.core().cache.evict_quietly(order).await;
+            current.core().cache.evict_quietly(order).await;
         }
     }
 }

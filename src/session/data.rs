@@ -15,17 +15,18 @@ pub(crate) struct SessionData {
 /// they are another version's or somebody else's.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stored {
+struct Stored<'v> {
     v: u8,
-    s: Vec<StoredSignIn>,
+    #[serde(borrow)]
+    s: Vec<StoredSignIn<'v>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StoredSignIn {
+struct StoredSignIn<'v> {
     a: AccountHash,
     i: SignInId,
-    k: String,
+    k: &'v str,
 }
 
 const VERSION: u8 = 1;
@@ -51,7 +52,7 @@ impl SessionData {
         let mut data = Self::default();
         for StoredSignIn { a, i, k } in stored.s {
             let address = Address { account: a, id: i };
-            let key = SessionKey::decode(&k)?;
+            let key = SessionKey::decode(k)?;
             if data.position(i).is_some() {
                 return None;
             }
