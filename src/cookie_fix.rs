@@ -96,18 +96,26 @@ fn repaired<const SECURE: bool, B>(mut response: Response<B>) -> Response<B> {
 /// name, the removal would take that away.
 #[derive(Clone)]
 pub(crate) struct KeepSessionCookie {
-    /// Cookies that the handler itself removes.
-    removed: Vec<Vec<u8>>,
+    /// What the session's cookie is called, as far as its value tells: it is the session's id, or ends with it.
+    names: Vec<Vec<u8>>,
 }
 
 impl KeepSessionCookie {
-    /// Removals that are in the response by now are not the session layer's.
-    pub(crate) fn but_for(headers: &HeaderMap) -> Self {
-        let cookies = headers.get_all(header::SET_COOKIE).iter();
-        let removed = cookies.filter_map(|cookie| removed_name(cookie.as_bytes()));
-        Self {
-            removed: removed.map(<[u8]>::to_vec).collect(),
+    /// For the session that a request's cookies name.
+    pub(crate) fn of(cookies: &HeaderMap, session_id: &str) -> Self {
+        let mut names = Vec::new();
+        for header in cookies.get_all(header::COOKIE) {
+            for pair in header.as_bytes().split(|byte| *byte == b';') {
+                let Some(equals) = pair.iter().position(|byte| *byte == b'=') else {
+                    continue;
+                };
+                let (name, value) = (&pair[..equals], &pair[equals + 1..]);
+                if value.trim_ascii().ends_with(session_id.as_bytes()) {
+                    names.push(name.trim_ascii().to_vec());
+                }
+            }
         }
+        Self { names }
     }
 
     fn drop_removals(&self, headers: &mut HeaderMap) {
@@ -119,7 +127,7 @@ impl KeepSessionCookie {
         headers.remove(header::SET_COOKIE);
         for cookie in all {
             let name = removed_name(cookie.as_bytes());
-            if name.is_none_or(|name| self.removed.iter().any(|own| own == name)) {
+            if name.is_none_or(|name| !self.names.iter().any(|own| own == name)) {
                 headers.append(header::SET_COOKIE, cookie);
             }
         }

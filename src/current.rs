@@ -8,6 +8,7 @@ use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, he
 
 use crate::account::Account;
 use crate::cache::SignIn;
+use crate::cookie_fix::KeepSessionCookie;
 use crate::core::Core;
 use crate::error::Error;
 use crate::id::{Address, SignInId};
@@ -29,13 +30,13 @@ struct Inner {
 }
 
 /// What the response must carry, whatever the handler makes of it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Effects {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) signed_out: bool,
     /// The request's cookie names a session that is not there, or no longer; perhaps because another response is about to
-    /// bring the browser a new one.
-    pub(crate) unknown_session: bool,
+    /// bring the browser a new one, which its removal would take away.
+    pub(crate) keep_cookie: Option<KeepSessionCookie>,
 }
 
 /// What kind of answer the client understands.

@@ -126,10 +126,13 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
             asks,
         )
     };
+    let id = session.cookie_value().unwrap_or_default();
     let held = match within(STORE_WAIT, session.sign_ins()).await {
         Ok(Ok(held)) if held.is_empty() => {
             let current = current(Ok(Vec::new()), Vec::new());
-            current.effects().unknown_session = !session.has_cookie();
+            if !session.has_cookie() {
+                keep_cookie(&current, &id);
+            }
             return current;
         }
         Ok(Ok(held)) => held.into_sign_ins(),
@@ -186,12 +189,19 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
                 end_session(&session).await;
                 return (Vec::new(), moved);
             }
-            let outcome = renew_session(&core, &session, &live).await;
-            if outcome == SessionOutcome::Renewed {
-                (live, false)
-            } else {
+            match renew_session(&core, &session, &live).await {
+                SessionOutcome::Renewed => (live, false),
+                SessionOutcome::NotDeleted => {
+                    // Under keys that no session holds.
+                    for one in &live {
+                        let target = Target::SignIn(one.address());
+                        let order = Order::new(target, Cause::SessionEnded);
+                        core.cache.evict_quietly(order).await;
+                    }
+                    (Vec::new(), false)
+                }
                 // Another request was faster: its response has the cookie of the renewed session.
-                (Vec::new(), true)
+                _ => (Vec::new(), true),
             }
         }
     });
@@ -200,9 +210,15 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
         Err(_) => (Vec::new(), true),
     };
     let current = current(Ok(live), Vec::new());
-    // The cookie's removal would take away the session that the faster request has just given the browser.
-    current.effects().unknown_session = superseded;
+    if superseded {
+        keep_cookie(&current, &id);
+    }
     current
+}
+
+fn keep_cookie(current: &Current, session_id: &str) {
+    let cookies = current.asks().cookies();
+    current.effects().keep_cookie = Some(KeepSessionCookie::of(&cookies, session_id));
 }
 
 /// Notices, after the handler, that it ended the session without this crate; also when the handler did not come to its end
@@ -221,7 +237,8 @@ impl Leaving {
     fn take(&mut self) -> Option<JoinHandle<()>> {
         let current = self.0.take()?;
         let session = current.session()?;
-        if current.opened().iter().all(SignIn::has_ended) || !session.is_modified() {
+        let all_ended = current.opened().iter().all(SignIn::has_ended);
+        if all_ended && current.unopened().is_empty() || !session.is_modified() {
             return None;
         }
         tokio::runtime::Handle::try_current().ok()?;
@@ -244,13 +261,15 @@ async fn evict_what_left(current: &Current) {
     let Ok(held) = session.sign_ins().await else {
         return;
     };
-    for sign_in in current.opened() {
-        let left = !held
-            .sign_ins()
-            .iter()
-            .any(|locator| locator.address == sign_in.address());
-        if left && !sign_in.has_ended() {
-            let order = Order::new(Target::SignIn(sign_in.address()), Cause::SessionEnded);
+    let live = current.opened().iter().filter(|one| !one.has_ended());
+    // Those that the token store could not open have left as well; they are evicted when it is back.
+    let all = live
+        .map(SignIn::address)
+        .chain(current.unopened().iter().copied());
+    for address in all {
+        let stays = held.sign_ins().iter().any(|one| one.address == address);
+        if !stays {
+            let order = Order::new(Target::SignIn(address), Cause::SessionEnded);
             current.core().cache.evict_quietly(order).await;
         }
     }
@@ -281,9 +300,8 @@ pub(crate) fn finish<B: Default>(current: &Current, response: &mut Response<B>) 
     for (name, value) in effects.headers {
         headers.append(name, value);
     }
-    if effects.unknown_session && !effects.signed_out {
-        let own = KeepSessionCookie::but_for(response.headers());
-        response.extensions_mut().insert(own);
+    if let (Some(keep), false) = (effects.keep_cookie, effects.signed_out) {
+        response.extensions_mut().insert(keep);
     }
 }
 

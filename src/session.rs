@@ -61,6 +61,11 @@ impl AnySession {
         either!(self, session => session.id().is_some())
     }
 
+    /// The session's id as its cookie has it: plain, or behind a signature.
+    pub(crate) fn cookie_value(&self) -> Option<String> {
+        either!(self, session => session.id().map(|id| id.to_string()))
+    }
+
     /// A value of the session's data; loads the session first.
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Value>, SessionError> {
         either!(self, session => session.get_value(key).await.map_err(failed("read")))

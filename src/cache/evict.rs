@@ -1,17 +1,12 @@
 //! Taking sign-ins out, for good.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 
 use super::inner::Cache;
 use crate::cause::Cause;
 use crate::hooks::Eviction;
 use crate::report::{EvictedSignIn, HookOutcome};
-use crate::store::{Removal, Removed, StoreError, StoreErrorKind, Target};
-
-/// How long an eviction waits for the store before it is held as pending.
-const STORE_WAIT: Duration = Duration::from_secs(5);
+use crate::store::{Removed, StoreError, Target};
 
 /// One thing to take out.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +58,7 @@ impl Cache {
         // Side by side: a store that hangs costs one wait, not one for each.
         let removals = join_all(orders.iter().map(async |order| {
             let removal = self.removal(order.cause, order.logout_iat);
-            let removed = self.remove(&order.target, &removal).await;
+            let removed = self.0.store.remove(&order.target, &removal).await;
             (order, removal, removed)
         }));
         let mut evicted = Evicted::default();
@@ -82,21 +77,6 @@ impl Cache {
             }
         }
         evicted
-    }
-
-    /// A store that hangs is one whose answer is not known.
-    pub(super) async fn remove(
-        &self,
-        target: &Target,
-        removal: &Removal,
-    ) -> Result<Vec<Removed>, StoreError> {
-        match tokio::time::timeout(STORE_WAIT, self.0.store.remove(target, removal)).await {
-            Ok(removed) => removed,
-            Err(_) => Err(StoreError::new(
-                StoreErrorKind::Unknown,
-                "the token store did not answer in time",
-            )),
-        }
     }
 
     /// What follows a removal in the store: running requests lose their tokens, and the outbox is looked at.

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::bounded::Bounded;
 use super::evict::Order;
 use super::live::Registry;
 use super::opened::{Opened, SignIn};
@@ -120,7 +121,7 @@ impl Drop for Inner {
 impl Cache {
     pub(crate) fn new(parts: CacheParts) -> Self {
         Self(Arc::new(Inner {
-            store: parts.store,
+            store: Arc::new(Bounded(parts.store)),
             clock: parts.clock,
             providers: parts.providers,
             hooks: parts.hooks,

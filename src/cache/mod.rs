@@ -4,6 +4,7 @@
 //! entry and keeps its address unusable; the flags that running requests hold are flipped; hooks are told.
 
 mod answer;
+mod bounded;
 mod evict;
 mod inner;
 mod live;

@@ -207,9 +207,13 @@ impl SignIn {
                 "the provider granted less than the scopes that were asked for",
             )
             .wanting(scopes, resource)),
-            (Err(error), Some(token)) if error.kind() != ErrorKind::NotSignedIn => {
+            (Err(error), Some(_)) if error.kind() != ErrorKind::NotSignedIn => {
                 tracing::debug!(kind = ?error.kind(), "a refresh failed, the token is still valid");
-                Ok(token.clone())
+                // The attempt may have taken its time, in which another node can have ended the sign-in.
+                let fresh = self.current().await?;
+                pick(&fresh.entry.tokens, scopes, resource, now, Duration::ZERO)
+                    .cloned()
+                    .ok_or_else(|| error.clone())
             }
             (Err(error), _) if error.kind() == ErrorKind::InteractionRequired => {
                 Err(error.clone().wanting(scopes, resource))

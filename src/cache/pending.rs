@@ -60,7 +60,7 @@ impl Cache {
                 () = self.0.stopped.cancelled() => true,
             };
             pause = (pause * 2).min(Duration::from_secs(30));
-            match self.remove(&target, &removal).await {
+            match self.0.store.remove(&target, &removal).await {
                 Ok(removed) => {
                     let evictions = self.finish(removed, correlation_id);
                     self.0.pending.done(&target);

@@ -198,8 +198,15 @@ async fn sweeping(cache: Weak<Inner>) {
             () = stopped.cancelled() => return,
         }
         let Some(inner) = cache.upgrade() else { return };
-        if let Err(error) = Cache(inner).evict_due().await {
-            tracing::warn!(%error, "sign-ins whose time is up could not be evicted");
+        match AssertUnwindSafe(Cache(inner).evict_due())
+            .catch_unwind()
+            .await
+        {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "sign-ins whose time is up could not be evicted");
+            }
+            Err(_) => tracing::error!("the token store panicked"),
         }
     }
 }

@@ -170,19 +170,28 @@ async fn move_in(
     session.cycle_id().await.map_err(session_failed)?;
     let mut orders = Vec::new();
     let mut all = SessionData::default();
+    let mut stale = false;
     for locator in held.into_sign_ins() {
         if locator.address.account == new.address.account {
             orders.push(Order::new(Target::SignIn(locator.address), Cause::Replaced));
         } else if let Some(locator) = core.cache.rekey(&locator).await? {
             all.push(locator);
+        } else {
+            stale = true;
         }
     }
     if let Some(oldest) = all.push(new.clone()) {
         orders.push(Order::new(Target::SignIn(oldest.address), Cause::Capacity));
     }
     let evicted = core.cache.evict(&orders, correlation_id).await;
+    stale |= evicted.evictions.len() + evicted.pending < orders.len();
     // Before anything else can fail: they have left, whatever becomes of the session.
     tell(core, evicted.evictions);
+    if stale {
+        // Another request ended what this session held while the user was at the provider: then its data goes too
+        // (promise 4), and is not saved again under the new id.
+        session.end().await.map_err(session_failed)?;
+    }
     session.set_sign_ins(&all).await.map_err(session_failed)?;
     session.save().await.map_err(session_failed)
 }

@@ -29,7 +29,9 @@ pub(crate) fn ask_for(
 ) -> Option<String> {
     let core = current.core();
     let now = core.cache.clock().wall();
-    let parts = serde_json::to_vec(wanted).ok()?;
+    // Without the claims: a challenge may differ each time, and asking must end all the same.
+    let what = (&wanted.scopes, &wanted.resource);
+    let parts = serde_json::to_vec(&what).ok()?;
     let tag = ClaimName::of("wanted", &[&parts]).to_string()[..12].to_owned();
     if core
         .vault
@@ -42,6 +44,9 @@ pub(crate) fn ask_for(
         .vault
         .seal(WANTED, &tag, wanted, WANTED_FOR, now)
         .ok()?;
+    let oldest = core.vault.to_expire(headers, WANTED, now);
+    let oldest = oldest.iter();
+    current.set_cookies(oldest.filter_map(|tag| core.vault.expire(WANTED, tag)));
     current.set_cookies([cookie]);
     let mut url = core.url(&core.config.paths.sign_in);
     let mut query = url::form_urlencoded::Serializer::new(String::new());

@@ -116,10 +116,10 @@ pub(crate) async fn finish(current: &Current, under_way: UnderWay) -> Option<Out
     report.provider = ProviderOutcome::Redirected {
         issuer: under_way.issuer.as_str().into(),
     };
-    current.set_cookies(core.vault.expire(PURPOSE, &tag(&under_way.state)));
     let mut again = under_way;
     again.rest.insert(0, again.issuer.clone());
     let (exit, _) = next_provider(current, &again).await?;
+    current.set_cookies(core.vault.expire(PURPOSE, &tag(&again.state)));
     Some(Outcome { report, exit })
 }
 

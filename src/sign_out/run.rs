@@ -99,14 +99,8 @@ async fn run(
         .collect();
     // A5: what the store could not open is evicted as well, at the latest when the store is back.
     let unopened = unopened(current).await;
-    let names = unopened
-        .iter()
-        .flatten()
-        .filter(|address| match request.whom {
-            // Whose each is cannot be told while the store is away.
-            Whom::All | Whom::Account(_) => true,
-            Whom::SignIn(id) => address.id == id,
-        });
+    // All of them, whoever was named: the session ends as a whole, since it cannot be told whose each is.
+    let names = unopened.iter().flatten();
     orders.extend(names.map(|a| Order::new(Target::SignIn(*a), Cause::UserSignOut)));
 
     let evicted = core.cache.evict(&orders, &correlation_id).await;

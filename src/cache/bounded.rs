@@ -1,0 +1,82 @@
+//! A limit on how long the token store is waited for, whatever store it is.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock::Timestamp;
+use crate::id::{
+    AccountHash, Address, ClaimName, DownstreamName, KeyHash, Locator, OperationId, Selector,
+};
+use crate::store::{
+    Claim, Created, Downstream, Entry, Generation, Lease, Lookup, OutboxItem, Registered, Removal,
+    Removed, Replaced, Result, RetainedTokens, SignInInfo, Started, StoreError, StoreErrorKind,
+    StoreStats, Target, TokenStore,
+};
+use crate::token::AccessToken;
+
+/// How long one call may take before its outcome counts as unknown.
+const STORE_WAIT: Duration = Duration::from_secs(5);
+
+/// The app's store, with that limit on each call: one that hangs must not hang sign-ins, refreshes and sign-outs.
+#[derive(Debug)]
+pub(super) struct Bounded(pub(super) Arc<dyn TokenStore>);
+
+async fn bounded<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(STORE_WAIT, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(StoreError::new(
+            StoreErrorKind::Unknown,
+            "the token store did not answer in time",
+        )),
+    }
+}
+
+macro_rules! delegate {
+    ($($name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl TokenStore for Bounded {
+            fn is_shared(&self) -> bool {
+                self.0.is_shared()
+            }
+
+            /// Bounded by the layer, which has no timer to make for a store that answers at once.
+            async fn load(&self, locators: &[Locator]) -> Result<Vec<Lookup>> {
+                self.0.load(locators).await
+            }
+
+            $(async fn $name(&self, $($arg: $type),*) -> Result<$answer> {
+                bounded(self.0.$name($($arg),*)).await
+            })*
+        }
+    };
+}
+
+delegate! {
+    now() -> Timestamp;
+    register(selector: &Selector, address: &Address, started: &Started) -> Registered;
+    unregister(selector: &Selector, address: &Address) -> ();
+    create(locator: &Locator, entry: Arc<Entry>, started: &Started, removal: &Removal) -> Created;
+    get(address: &Address) -> Lookup;
+    touch(address: &Address) -> bool;
+    replace_if(address: &Address, generation: Generation, entry: Arc<Entry>, operation: OperationId) -> Replaced;
+    rekey(locator: &Locator, new_key: &KeyHash) -> bool;
+    remove(target: &Target, removal: &Removal) -> Vec<Removed>;
+    close(selector: &Selector, removal: &Removal) -> Vec<Address>;
+    list(account: &AccountHash) -> Vec<SignInInfo>;
+    claim(name: &ClaimName, holder: OperationId, hold: Duration) -> Claim;
+    settle(name: &ClaimName, holder: OperationId, keep: Duration) -> bool;
+    release(name: &ClaimName, holder: OperationId) -> ();
+    lease(name: &ClaimName, holder: OperationId, hold: Duration) -> Lease;
+    end_lease(name: &ClaimName, holder: OperationId) -> ();
+    put_downstream(address: &Address, downstream: Downstream) -> bool;
+    get_downstream(address: &Address, name: &DownstreamName) -> Option<AccessToken>;
+    due(removal: &Removal) -> Vec<Removed>;
+    outbox_put(id: OperationId, account: &AccountHash, retained: RetainedTokens) -> ();
+    outbox_take(holder: OperationId, hold: Duration) -> Vec<OutboxItem>;
+    outbox_done(item: &OutboxItem) -> ();
+    outbox_retry(item: &OutboxItem, after: Duration) -> ();
+    stats() -> StoreStats;
+}
