@@ -21,6 +21,7 @@ use crate::cookie_fix::KeepSessionCookie;
 use crate::core::Core;
 use crate::current::{Asks, Current};
 use crate::error::{Error, ErrorKind, Wanted};
+use crate::id::Address;
 use crate::report::SessionOutcome;
 use crate::session::AnySession;
 use crate::sign_in::ask_for;
@@ -238,7 +239,7 @@ impl Leaving {
         let current = self.0.take()?;
         let session = current.session()?;
         let all_ended = current.opened().iter().all(SignIn::has_ended);
-        if all_ended && current.unopened().is_empty() || !session.is_modified() {
+        if all_ended && unopened(&current).is_empty() || !session.is_modified() {
             return None;
         }
         tokio::runtime::Handle::try_current().ok()?;
@@ -250,6 +251,15 @@ impl Leaving {
 impl Drop for Leaving {
     fn drop(&mut self) {
         self.take();
+    }
+}
+
+/// What the token store could not open, where this crate's own sign-out has not seen to it.
+fn unopened(current: &Current) -> &[Address] {
+    if current.effects().signed_out {
+        &[]
+    } else {
+        current.unopened()
     }
 }
 
@@ -265,7 +275,7 @@ async fn evict_what_left(current: &Current) {
     // Those that the token store could not open have left as well; they are evicted when it is back.
     let all = live
         .map(SignIn::address)
-        .chain(current.unopened().iter().copied());
+        .chain(unopened(current).iter().copied());
     for address in all {
         let stays = held.sign_ins().iter().any(|one| one.address == address);
         if !stays {

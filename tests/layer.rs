@@ -962,3 +962,23 @@ async fn guard_and_errors_behave_for_a_real_sign_in() {
     assert_eq!(page.header("cache-control"), Some("no-store"));
     assert_eq!(app.get(&mut browser, "/whoami").await.body(), "alice");
 }
+
+/// A request with an old session id may come back after the response that brought the browser a new one under the same name:
+/// the removal of the cookie must not follow it. What the app itself removes goes all the same.
+#[tokio::test]
+async fn a_cookie_of_no_session_is_left_alone_and_the_apps_own_are_not() {
+    let routes = Router::new().route(
+        "/forget",
+        get(async || [("set-cookie", "remember=; Max-Age=0; Path=/")]),
+    );
+    let bench = Bench::with(routes, |auth| auth);
+    let cookie = format!("remember=me; id={}", "A".repeat(22));
+    let request = Request::builder().uri("/forget").header("cookie", cookie);
+    let request = request.body(Body::empty()).unwrap();
+    let response = bench.router.clone().oneshot(request).await.unwrap();
+    let cookies = response.headers().get_all("set-cookie").iter();
+    let names: Vec<_> = cookies
+        .map(|cookie| cookie.to_str().unwrap().split('=').next().unwrap())
+        .collect();
+    assert_eq!(names, ["remember"]);
+}

@@ -1154,6 +1154,34 @@ async fn a_session_store_that_cannot_be_read_is_reported_and_the_cookie_goes_a10
     assert_eq!(answer.param("client_id").unwrap(), CLIENT);
 }
 
+/// The app ends the session by itself, while the token store is away (A5).
+#[tokio::test]
+async fn a_session_that_the_app_ends_while_the_store_is_away_is_caught_up_with_a5() {
+    let provider = TestProvider::start().await;
+    let store = FaultyStore::new();
+    let (for_auth, evicted) = (store.clone(), Arc::new(Notify::new()));
+    let told = evicted.clone();
+    let app = Setup::new()
+        .auth(move |auth| {
+            auth.store(for_auth).on_evict(move |_| {
+                told.notify_one();
+                std::future::ready(())
+            })
+        })
+        .start(&provider)
+        .await;
+    let mut browser = TestBrowser::new();
+    app.sign_in(&mut browser, "alice").await;
+    store.faults.set(ALL, Fail::Unavailable);
+    app.get(&mut browser, "/").await;
+    browser.post_form(app.url("/flush"), &[]).await.unwrap();
+    assert!(app.seen().is_empty());
+    store.faults.clear();
+    within(evicted.notified()).await;
+    assert_eq!(sign_ins(&app).await, 0);
+    assert_eq!(app.seen()[0].cause, Cause::SessionEnded);
+}
+
 #[tokio::test]
 async fn a_token_store_that_is_away_is_caught_up_with_a5() {
     let provider = TestProvider::start().await;
