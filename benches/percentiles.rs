@@ -35,7 +35,11 @@ fn main() {
 fn show(name: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
-    println!("{name:44} {:>10.0?} {:>10.0?}", at(0.5), at(0.99));
+    println!(
+        "{name:44} {:>7} ns {:>7} ns",
+        at(0.5).as_nanos(),
+        at(0.99).as_nanos()
+    );
 }
 
 fn timed<T, R>(
