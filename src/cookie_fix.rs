@@ -126,23 +126,23 @@ impl KeepSessionCookie {
             .collect();
         headers.remove(header::SET_COOKIE);
         for cookie in all {
-            let name = removed_name(cookie.as_bytes());
-            if name.is_none_or(|name| !self.names.iter().any(|own| own == name)) {
+            let removed = removal(cookie.as_bytes());
+            if removed.is_none_or(|(name, _)| !self.names.iter().any(|own| own == name)) {
                 headers.append(header::SET_COOKIE, cookie);
             }
         }
     }
 }
 
-/// The name of the cookie, if this removes one.
-fn removed_name(cookie: &[u8]) -> Option<&[u8]> {
+/// The cookie's name and what else is said of it, if this removes one.
+fn removal(cookie: &[u8]) -> Option<(&[u8], Attributes)> {
     let mut parts = cookie.split(|byte| *byte == b';');
     let pair = parts.next()?;
     let equals = pair.iter().position(|byte| *byte == b'=')?;
     let (name, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
     let mut has = Attributes::default();
     parts.for_each(|part| has.note(part));
-    (value.is_empty() && has.ends_now).then_some(name)
+    (value.is_empty() && has.ends_now).then_some((name, has))
 }
 
 fn repair_all(headers: &mut HeaderMap, secure: bool) {
@@ -157,19 +157,7 @@ fn repair_all(headers: &mut HeaderMap, secure: bool) {
 
 /// The completed removal; `None` if it is no removal, or complete.
 fn repair(cookie: &[u8], secure: bool) -> Option<HeaderValue> {
-    let mut parts = cookie.split(|byte| *byte == b';');
-    let pair = parts.next()?;
-    let equals = pair.iter().position(|byte| *byte == b'=')?;
-    let (name, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
-    if !value.is_empty() {
-        return None;
-    }
-    let mut has = Attributes::default();
-    parts.for_each(|part| has.note(part));
-    if !has.ends_now {
-        return None;
-    }
-
+    let (name, has) = removal(cookie)?;
     let mut repaired = cookie.to_vec();
     if !has.secure && (secure || needs_secure(name) || has.same_site_none) {
         repaired.extend(b"; Secure");

@@ -94,11 +94,7 @@ impl SignOut {
     /// client only, since the ID token is gone, and will ask the user. Who has signed in again meanwhile stays signed in here.
     /// Otherwise, or if the provider's logout cannot be found, this is [`run`](Self::run) with nothing asked for.
     pub async fn finish(&self) -> SignedOut {
-        let again = match unfinished(self.current.core(), &self.headers) {
-            Some(under_way) => finish(&self.current, under_way).await,
-            None => None,
-        };
-        match again {
+        match finish(&self.current, &self.headers).await {
             Some(outcome) => SignedOut {
                 outcome,
                 asks: self.current.asks().clone(),

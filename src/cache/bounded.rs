@@ -13,7 +13,7 @@ use crate::id::{
 use crate::store::{
     Claim, Created, Downstream, Entry, Generation, Lease, Lookup, OutboxItem, Registered, Removal,
     Removed, Replaced, Result, RetainedTokens, SignInInfo, Started, StoreError, StoreErrorKind,
-    StoreStats, Target, TokenStore,
+    StoreStats, Target, TokenStore, operations,
 };
 use crate::token::AccessToken;
 
@@ -54,29 +54,4 @@ macro_rules! delegate {
     };
 }
 
-delegate! {
-    now() -> Timestamp;
-    register(selector: &Selector, address: &Address, started: &Started) -> Registered;
-    unregister(selector: &Selector, address: &Address) -> ();
-    create(locator: &Locator, entry: Arc<Entry>, started: &Started, removal: &Removal) -> Created;
-    get(address: &Address) -> Lookup;
-    touch(address: &Address) -> bool;
-    replace_if(address: &Address, generation: Generation, entry: Arc<Entry>, operation: OperationId) -> Replaced;
-    rekey(locator: &Locator, new_key: &KeyHash) -> bool;
-    remove(target: &Target, removal: &Removal) -> Vec<Removed>;
-    close(selector: &Selector, removal: &Removal) -> Vec<Address>;
-    list(account: &AccountHash) -> Vec<SignInInfo>;
-    claim(name: &ClaimName, holder: OperationId, hold: Duration) -> Claim;
-    settle(name: &ClaimName, holder: OperationId, keep: Duration) -> bool;
-    release(name: &ClaimName, holder: OperationId) -> ();
-    lease(name: &ClaimName, holder: OperationId, hold: Duration) -> Lease;
-    end_lease(name: &ClaimName, holder: OperationId) -> ();
-    put_downstream(address: &Address, downstream: Downstream) -> bool;
-    get_downstream(address: &Address, name: &DownstreamName) -> Option<AccessToken>;
-    due(removal: &Removal) -> Vec<Removed>;
-    outbox_put(id: OperationId, account: &AccountHash, retained: RetainedTokens) -> ();
-    outbox_take(holder: OperationId, hold: Duration) -> Vec<OutboxItem>;
-    outbox_done(item: &OutboxItem) -> ();
-    outbox_retry(item: &OutboxItem, after: Duration) -> ();
-    stats() -> StoreStats;
-}
+operations!(delegate);

@@ -110,16 +110,11 @@ pub(crate) fn unfinished(core: &Core, headers: &HeaderMap) -> Option<UnderWay> {
 
 /// R8: to the provider's logout once more; `None` if there is nothing to be had there. All else was done when the sign-out
 /// began, so this says where the provider stands and nothing more.
-pub(crate) async fn finish(current: &Current, under_way: UnderWay) -> Option<Outcome> {
-    let core = current.core();
-    let mut report = SignOutReport::new(under_way.correlation_id.clone());
-    report.provider = ProviderOutcome::Redirected {
-        issuer: under_way.issuer.as_str().into(),
-    };
-    let mut again = under_way;
-    again.rest.insert(0, again.issuer.clone());
-    let (exit, _) = next_provider(current, &again).await?;
-    current.set_cookies(core.vault.expire(PURPOSE, &tag(&again.state)));
+pub(crate) async fn finish(current: &Current, headers: &HeaderMap) -> Option<Outcome> {
+    let under_way = unfinished(current.core(), headers)?;
+    let mut report = SignOutReport::new(under_way.correlation_id);
+    let (exit, issuer) = resume(current, headers, None).await?;
+    report.provider = ProviderOutcome::Redirected { issuer };
     Some(Outcome { report, exit })
 }
 

@@ -558,6 +558,40 @@ pub struct StoreStats {
     pub outbox: usize,
 }
 
+/// The operations of a [`TokenStore`] that a store around another one passes on alike; `load` is not among them, for it is the
+/// hot path, and each has its own way with it.
+macro_rules! operations {
+    ($each:ident) => {
+        $each! {
+            now() -> Timestamp;
+            register(selector: &Selector, address: &Address, started: &Started) -> Registered;
+            unregister(selector: &Selector, address: &Address) -> ();
+            create(locator: &Locator, entry: Arc<Entry>, started: &Started, removal: &Removal) -> Created;
+            get(address: &Address) -> Lookup;
+            touch(address: &Address) -> bool;
+            replace_if(address: &Address, generation: Generation, entry: Arc<Entry>, operation: OperationId) -> Replaced;
+            rekey(locator: &Locator, new_key: &KeyHash) -> bool;
+            remove(target: &Target, removal: &Removal) -> Vec<Removed>;
+            close(selector: &Selector, removal: &Removal) -> Vec<Address>;
+            list(account: &AccountHash) -> Vec<SignInInfo>;
+            claim(name: &ClaimName, holder: OperationId, hold: Duration) -> Claim;
+            settle(name: &ClaimName, holder: OperationId, keep: Duration) -> bool;
+            release(name: &ClaimName, holder: OperationId) -> ();
+            lease(name: &ClaimName, holder: OperationId, hold: Duration) -> Lease;
+            end_lease(name: &ClaimName, holder: OperationId) -> ();
+            put_downstream(address: &Address, downstream: Downstream) -> bool;
+            get_downstream(address: &Address, name: &DownstreamName) -> Option<AccessToken>;
+            due(removal: &Removal) -> Vec<Removed>;
+            outbox_put(id: OperationId, account: &AccountHash, retained: RetainedTokens) -> ();
+            outbox_take(holder: OperationId, hold: Duration) -> Vec<OutboxItem>;
+            outbox_done(item: &OutboxItem) -> ();
+            outbox_retry(item: &OutboxItem, after: Duration) -> ();
+            stats() -> StoreStats;
+        }
+    };
+}
+pub(crate) use operations;
+
 macro_rules! delegate {
     ($($name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
         #[async_trait]
@@ -565,37 +599,15 @@ macro_rules! delegate {
             fn is_shared(&self) -> bool {
                 (**self).is_shared()
             }
+
+            async fn load(&self, locators: &[Locator]) -> Result<Vec<Lookup>> {
+                (**self).load(locators).await
+            }
+
             $(async fn $name(&self, $($arg: $type),*) -> Result<$answer> {
                 (**self).$name($($arg),*).await
             })*
         }
     };
 }
-
-delegate! {
-    now() -> Timestamp;
-    register(selector: &Selector, address: &Address, started: &Started) -> Registered;
-    unregister(selector: &Selector, address: &Address) -> ();
-    create(locator: &Locator, entry: Arc<Entry>, started: &Started, removal: &Removal) -> Created;
-    load(locators: &[Locator]) -> Vec<Lookup>;
-    get(address: &Address) -> Lookup;
-    touch(address: &Address) -> bool;
-    replace_if(address: &Address, generation: Generation, entry: Arc<Entry>, operation: OperationId) -> Replaced;
-    rekey(locator: &Locator, new_key: &KeyHash) -> bool;
-    remove(target: &Target, removal: &Removal) -> Vec<Removed>;
-    close(selector: &Selector, removal: &Removal) -> Vec<Address>;
-    list(account: &AccountHash) -> Vec<SignInInfo>;
-    claim(name: &ClaimName, holder: OperationId, hold: Duration) -> Claim;
-    settle(name: &ClaimName, holder: OperationId, keep: Duration) -> bool;
-    release(name: &ClaimName, holder: OperationId) -> ();
-    lease(name: &ClaimName, holder: OperationId, hold: Duration) -> Lease;
-    end_lease(name: &ClaimName, holder: OperationId) -> ();
-    put_downstream(address: &Address, downstream: Downstream) -> bool;
-    get_downstream(address: &Address, name: &DownstreamName) -> Option<AccessToken>;
-    due(removal: &Removal) -> Vec<Removed>;
-    outbox_put(id: OperationId, account: &AccountHash, retained: RetainedTokens) -> ();
-    outbox_take(holder: OperationId, hold: Duration) -> Vec<OutboxItem>;
-    outbox_done(item: &OutboxItem) -> ();
-    outbox_retry(item: &OutboxItem, after: Duration) -> ();
-    stats() -> StoreStats;
-}
+operations!(delegate);
