@@ -108,6 +108,19 @@ pub enum HookStatus {
     Panicked,
 }
 
+impl HookStatus {
+    /// The name, as it appears in traces and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "Done",
+            Self::Failed => "Failed",
+            Self::TimedOut => "TimedOut",
+            Self::Panicked => "Panicked",
+        }
+    }
+}
+
 /// What happens to the tokens at the provider (RFC 7009). Revocation runs after the answer, so a report can only say that
 /// it is on its way; its end is a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -17,8 +17,9 @@ use crate::cause::Cause;
 use crate::clock::Clock;
 use crate::config::{Config, RevocationPolicy};
 use crate::error::{Error, ErrorKind};
+use crate::events::Who;
 use crate::hooks::Hooks;
-use crate::id::{Address, Locator, OperationId, Selector, SessionKey, SignInId};
+use crate::id::{AccountHash, Address, Locator, OperationId, Selector, SessionKey, SignInId};
 use crate::provider::Provider;
 use crate::store::{
     Created, Entry, Lookup, Registered, Removal, RevokeRule, Started, StoreError, StoreErrorKind,
@@ -161,6 +162,11 @@ impl Cache {
             .providers
             .iter()
             .find(|provider| provider.issuer() == issuer)
+    }
+
+    /// How events name an account.
+    pub(crate) fn who<'a>(&self, hash: &'a AccountHash, account: &'a Account) -> Who<'a> {
+        Who::new(hash, account, self.0.config.accounts_in_plain)
     }
 
     /// How a sign-in is removed for a cause, by the configuration.

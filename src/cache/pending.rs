@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::inner::Cache;
+use crate::events::{self, Who};
 use crate::id::{AccountHash, Address, SignInId};
 use crate::store::{Removal, StoreError, Target};
 
@@ -18,14 +19,8 @@ impl Cache {
         correlation: &str,
         error: &StoreError,
     ) {
-        tracing::error!(
-            target: "axum_signout::eviction",
-            %error,
-            cause = %removal.cause,
-            account = %target.account(),
-            correlation_id = correlation,
-            "eviction pending"
-        );
+        let who = Who::unnamed(target.account());
+        events::eviction_pending(who, removal.cause, correlation, error);
         // Before the flags: a request that opens the sign-in after they were flipped must find it here.
         let retried = self.0.pending.add(target);
         match target {
@@ -53,6 +48,7 @@ impl Cache {
             .clock
             .steady()
             .plus(self.0.config.lifetimes.absolute + removal.mark_for);
+        let who = Who::unnamed(target.account());
         let mut pause = Duration::from_millis(100);
         loop {
             let last = tokio::select! {
@@ -64,13 +60,7 @@ impl Cache {
                 Ok(removed) => {
                     let evictions = self.finish(removed, correlation_id);
                     self.0.pending.done(&target);
-                    tracing::info!(
-                        target: "axum_signout::eviction",
-                        cause = %removal.cause,
-                        account = %target.account(),
-                        correlation_id,
-                        "pending eviction done"
-                    );
+                    events::eviction_settled(who, removal.cause, correlation_id, false);
                     self.tell(&evictions).await;
                     return;
                 }
@@ -85,6 +75,7 @@ impl Cache {
             }
         }
         self.0.pending.done(&target);
+        events::eviction_settled(who, removal.cause, correlation_id, true);
     }
 }
 

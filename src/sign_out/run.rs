@@ -13,6 +13,7 @@ use crate::cache::{Evicted, Order, SignIn};
 use crate::cause::Cause;
 use crate::core::Core;
 use crate::current::Current;
+use crate::events;
 use crate::hooks::Navigation;
 use crate::id::{Address, OperationId};
 use crate::report::{ProviderOutcome, Revocation, SessionOutcome, SignOutReport};
@@ -125,15 +126,7 @@ async fn run(
     let hints = hints(&ending, &evicted);
 
     let exit = way_out(current, headers, &request, &ending, &hints, &mut report).await;
-    tracing::info!(
-        target: "axum_signout::sign_out",
-        correlation_id = report.correlation_id,
-        evicted = report.evicted.len(),
-        pending = report.pending,
-        session = ?report.session,
-        provider = ?report.provider,
-        "signed out"
-    );
+    events::signed_out(Cause::UserSignOut, &report);
     Outcome { report, exit }
 }
 
