@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::evict::Evicted;
 use super::inner::Cache;
 use crate::id::{AccountHash, Address, SignInId};
 use crate::store::{Removal, StoreError, Target};
@@ -71,7 +72,8 @@ impl Cache {
                         correlation_id,
                         "pending eviction done"
                     );
-                    self.tell(&evictions).await;
+                    let evicted = Evicted::of(evictions);
+                    self.conclude(removal.cause, correlation_id, evicted).await;
                     return;
                 }
                 // Still pending, so still not served, and in the report of the shutdown.
