@@ -157,11 +157,19 @@ pub(crate) fn evicted(
 }
 
 /// A sign-out is over, wherever it came from.
-pub(crate) fn signed_out(cause: Cause, report: &SignOutReport) {
+pub(crate) fn signed_out(report: &SignOutReport) {
+    let cause = report.cause;
     let outcome = match report.pending {
         0 => "done",
         _ => "pending",
     };
+    let mut accounts: Vec<String> = Vec::new();
+    for one in &report.evicted {
+        let account = one.account.to_string();
+        if !accounts.contains(&account) {
+            accounts.push(account);
+        }
+    }
     count(
         "axum_signout_sign_outs_total",
         &[("cause", cause.as_str()), ("outcome", outcome)],
@@ -169,6 +177,7 @@ pub(crate) fn signed_out(cause: Cause, report: &SignOutReport) {
     tracing::info!(
         target: "axum_signout::sign_out",
         %cause,
+        account = accounts.join(" "),
         correlation_id = report.correlation_id,
         evicted = report.evicted.len(),
         pending = report.pending,

@@ -5,6 +5,7 @@
 
 mod answer;
 mod bounded;
+mod conclude;
 mod evict;
 mod inner;
 mod live;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::evict::Evicted;
 use super::inner::Cache;
 use crate::events::{self, Who};
 use crate::id::{AccountHash, Address, SignInId};
@@ -34,6 +35,7 @@ impl Cache {
         }
         if !retried {
             tracing::error!("too many evictions are pending: one more is not retried");
+            events::eviction_settled(who, removal.cause, correlation, true);
             return;
         }
         let (cache, correlation_id) = (self.clone(), correlation.to_owned());
@@ -61,7 +63,8 @@ impl Cache {
                     let evictions = self.finish(removed, correlation_id);
                     self.0.pending.done(&target);
                     events::eviction_settled(who, removal.cause, correlation_id, false);
-                    self.tell(&evictions).await;
+                    let evicted = Evicted::of(evictions);
+                    self.conclude(removal.cause, correlation_id, evicted).await;
                     return;
                 }
                 // Still pending, so still not served, and in the report of the shutdown.
