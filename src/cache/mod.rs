@@ -5,6 +5,7 @@
 
 mod answer;
 mod bounded;
+mod close;
 mod evict;
 mod inner;
 mod live;
