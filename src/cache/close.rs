@@ -254,8 +254,8 @@ mod tests {
         let store = Away::new();
         let cache = cache(&store);
         let mut held = Vec::new();
-        for _ in 0..(2 * AT_ONCE) {
-            held.push(create(&cache, "ann", "s1").await);
+        for subject in 0..(2 * AT_ONCE) {
+            held.push(create(&cache, &subject.to_string(), "s1").await);
         }
         store.remove.store(1, Ordering::SeqCst);
         let evicted = end(&cache).await;
