@@ -268,8 +268,9 @@ impl Cache {
                 if matches!(&error, SignInError::Store(e) if e.kind() == StoreErrorKind::Unknown) {
                     // It may be there after all, under a key that nobody was given.
                     let order = Order::new(Target::SignIn(address), Cause::SessionEnded);
-                    let evicted = self.evict(&[order], &address.id.to_string()).await;
-                    self.tell(&evicted.evictions).await;
+                    let correlation_id = address.id.to_string();
+                    let evicted = self.evict(&[order], &correlation_id).await;
+                    self.conclude(order.cause, &correlation_id, evicted).await;
                 }
                 Err(error)
             }
@@ -296,12 +297,12 @@ impl Cache {
         {
             Created::Refused => Err(SignInError::Refused),
             Created::Done { evicted } => {
-                let evicted = self.finish(evicted, &removal.operation.to_string());
+                let evicted = self.finish_each(evicted);
                 if !evicted.is_empty() {
                     let cache = self.clone();
                     self.0
                         .tasks
-                        .spawn(async move { cache.tell(&evicted).await });
+                        .spawn(async move { cache.conclude_each(evicted).await });
                 }
                 Ok(())
             }

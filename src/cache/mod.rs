@@ -6,6 +6,7 @@
 mod answer;
 mod bounded;
 mod close;
+mod conclude;
 mod evict;
 mod inner;
 mod live;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::evict::Evicted;
 use super::inner::Cache;
 use super::live::Flag;
 use crate::cause::Cause;
@@ -110,7 +111,8 @@ impl Cache {
                         correlation_id,
                         "pending eviction done"
                     );
-                    self.tell(&evictions).await;
+                    let evicted = Evicted::of(evictions);
+                    self.conclude(removal.cause, correlation_id, evicted).await;
                     return;
                 }
                 // Still pending, so still not served, and in the report of the shutdown.
