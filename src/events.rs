@@ -188,6 +188,32 @@ pub(crate) fn signed_out(report: &SignOutReport) {
     );
 }
 
+/// A provider's back-channel call was answered with 200, or with 400 for this reason.
+pub(crate) fn logout_token(refused: Option<&'static str>, correlation_id: &str) {
+    let name = "axum_signout_logout_tokens_total";
+    match refused {
+        None => {
+            count(name, &[("outcome", "accepted"), ("reason", "")]);
+            tracing::info!(
+                target: "axum_signout::back_channel",
+                correlation_id,
+                outcome = "accepted",
+                "logout token accepted"
+            );
+        }
+        Some(reason) => {
+            count(name, &[("outcome", "refused"), ("reason", reason)]);
+            tracing::warn!(
+                target: "axum_signout::back_channel",
+                correlation_id,
+                outcome = "refused",
+                reason,
+                "logout token refused"
+            );
+        }
+    }
+}
+
 /// A sign-out that another site asked for.
 pub(crate) fn sign_out_refused() {
     count("axum_signout_sign_outs_refused_total", &[]);
@@ -200,7 +226,7 @@ pub(crate) fn sign_out_refused() {
 
 /// The store has not confirmed an eviction: this node holds the tokens back, and tries again.
 pub(crate) fn eviction_pending(
-    who: Who<'_>,
+    who: Option<Who<'_>>,
     cause: Cause,
     correlation_id: &str,
     error: &dyn std::fmt::Display,
@@ -208,7 +234,7 @@ pub(crate) fn eviction_pending(
     pending_evictions(1.0);
     tracing::error!(
         target: "axum_signout::eviction",
-        account = %who.hash,
+        account = who.map(|who| display(who.hash)),
         %cause,
         correlation_id,
         %error,
@@ -218,12 +244,17 @@ pub(crate) fn eviction_pending(
 }
 
 /// It has; or it is given up, when the sign-in has ended by itself.
-pub(crate) fn eviction_settled(who: Who<'_>, cause: Cause, correlation_id: &str, given_up: bool) {
+pub(crate) fn eviction_settled(
+    who: Option<Who<'_>>,
+    cause: Cause,
+    correlation_id: &str,
+    given_up: bool,
+) {
     pending_evictions(-1.0);
     let outcome = if given_up { "given up" } else { "done" };
     tracing::info!(
         target: "axum_signout::eviction",
-        account = %who.hash,
+        account = who.map(|who| display(who.hash)),
         %cause,
         correlation_id,
         outcome,

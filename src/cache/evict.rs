@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 
 use super::inner::Cache;
+use super::pending::Held;
 use crate::cause::Cause;
 use crate::events;
 use crate::hooks::Eviction;
@@ -38,6 +39,13 @@ pub(crate) struct Evicted {
 }
 
 impl Evicted {
+    /// Together with what became of others.
+    pub(super) fn add(&mut self, more: Self) {
+        self.evictions.extend(more.evictions);
+        self.pending += more.pending;
+        self.to_revoke += more.to_revoke;
+    }
+
     pub(super) fn of(evictions: Vec<Eviction>) -> Self {
         let to_revoke = |eviction: &&Eviction| eviction.removed().to_revoke;
         Self {
@@ -87,7 +95,7 @@ impl Cache {
                 }
                 Err(error) => {
                     evicted.pending += 1;
-                    self.hold_back(order.target, removal, correlation_id, &error);
+                    self.hold_back(Held::Target(order.target), removal, correlation_id, &error);
                 }
             }
         }

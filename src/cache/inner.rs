@@ -216,8 +216,11 @@ impl Cache {
                 Lookup::Gone(cause) => Opened::Dead(cause),
                 Lookup::Moved => Opened::Moved,
                 Lookup::Live(_) if flag.ended() => Opened::Dead(flag.cause()),
-                Lookup::Live(_) if self.0.pending.covers(&flag.address()) => Opened::Dead(None),
                 Lookup::Live(stored) => {
+                    if let Some(cause) = self.held_back(&flag, &stored) {
+                        opened.push(Opened::Dead(Some(cause)));
+                        continue;
+                    }
                     if stored.touch_due {
                         self.touch(flag.address()).await;
                     }

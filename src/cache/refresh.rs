@@ -243,7 +243,7 @@ impl Cache {
             Err(error) => return (Err(error.into()), true),
         }
         // The store may still have what this node has ended: its removal is pending.
-        if flag.ended() {
+        if flag.ended() || self.held_back(flag, &stored).is_some() {
             return (Err(ended()), true);
         }
         let scopes = wanted.scopes();
