@@ -55,6 +55,7 @@ impl Cache {
     /// whether the store answered or not. To be called from a task that is not stopped halfway; hooks are the caller's
     /// next step ([`tell`](Self::tell)).
     pub(crate) async fn evict(&self, orders: &[Order], correlation_id: &str) -> Evicted {
+        self.start_background();
         // Side by side: a store that hangs costs one wait, not one for each.
         let removals = join_all(orders.iter().map(async |order| {
             let removal = self.removal(order.cause, order.logout_iat);

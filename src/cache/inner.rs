@@ -18,11 +18,11 @@ use crate::clock::Clock;
 use crate::config::{Config, RevocationPolicy};
 use crate::error::{Error, ErrorKind};
 use crate::hooks::Hooks;
-use crate::id::{Address, Locator, OperationId, Selector, SessionKey, SignInId};
+use crate::id::{AccountHash, Address, Locator, OperationId, Selector, SessionKey, SignInId};
 use crate::provider::Provider;
 use crate::store::{
-    Created, Entry, Lookup, Registered, Removal, RevokeRule, Started, StoreError, StoreErrorKind,
-    Target, TokenStore,
+    Created, Entry, Lookup, Registered, Removal, RevokeRule, SignInInfo, Started, StoreError,
+    StoreErrorKind, Target, TokenStore,
 };
 use crate::token::TokenSet;
 
@@ -214,6 +214,13 @@ impl Cache {
             });
         }
         Ok(opened)
+    }
+
+    /// The sign-ins of an account, newest first. What is about to be evicted is none of them any more.
+    pub(crate) async fn list(&self, account: &AccountHash) -> Result<Vec<SignInInfo>, StoreError> {
+        let mut all = self.0.store.list(account).await?;
+        all.retain(|one| !self.0.pending.covers(&one.address));
+        Ok(all)
     }
 
     async fn touch(&self, address: Address) {
