@@ -10,7 +10,7 @@ use crate::people::{
     browser, evicted, id_of, labelled, labels, own_id, press, pressed, setup, who,
 };
 use crate::support::app::{App, send};
-use crate::support::faulty::{Fail, FaultyStore};
+use crate::support::faulty::{ALL, Fail, FaultyStore};
 use crate::world::settle;
 
 fn causes(app: &App) -> Vec<Cause> {
@@ -325,8 +325,14 @@ async fn a_token_store_that_is_away_is_caught_up_with_r43_a5() {
     let provider = TestProvider::start().await;
     let store = FaultyStore::new();
     let for_auth = store.clone();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let app = setup()
-        .auth(move |auth| labelled(auth).store(for_auth))
+        .auth(move |auth| {
+            labelled(auth).store(for_auth).on_evict(move |eviction| {
+                tell.send(eviction.cause()).unwrap();
+                std::future::ready(())
+            })
+        })
         .start(&provider)
         .await;
     let mut here = browser(&app, "here", "alice").await;
@@ -337,27 +343,25 @@ async fn a_token_store_that_is_away_is_caught_up_with_r43_a5() {
     assert_eq!(page.status(), 503, "whose it is cannot be told");
     assert_eq!(who(&app, &mut phone).await, "alice");
 
-    // Everything is away when the user signs out everywhere.
-    store
-        .faults
-        .set(crate::support::faulty::ALL, Fail::Unavailable);
-    let wanted = json!({ "everywhere": true });
-    let (_, report) = app.leave(&here, wanted).await;
+    store.faults.set(ALL, Fail::Unavailable);
+    let (_, report) = app.leave(&here, json!({ "everywhere": true })).await;
     assert_eq!((report.evicted.len(), report.pending), (0, 1));
-    store
-        .faults
-        .set(&["load", "get", "list"], Fail::Hold(Gate::new()));
+    // It can be read again, but not written.
     store.faults.clear();
+    store.faults.set(&["remove"], Fail::Unavailable);
+    let phone_was = phone.clone();
     assert_eq!(
         who(&app, &mut phone).await,
         "nobody",
         "this node serves them no more"
     );
-    while app.auth.stats().await.unwrap().sign_ins > 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    store.faults.clear();
+    for _ in 0..2 {
+        let cause = tokio::time::timeout(Duration::from_secs(20), told.recv()).await;
+        assert_eq!(cause.unwrap(), Some(Cause::SignOutEverywhere));
     }
-    app.auth.shutdown().await;
-    assert_eq!(causes(&app), [Cause::SignOutEverywhere; 2]);
+    assert_eq!(app.auth.stats().await.unwrap().sign_ins, 0);
+    assert_eq!(who(&app, &mut phone_was.clone()).await, "nobody");
 }
 
 #[tokio::test]
