@@ -13,9 +13,9 @@ use crate::clock::Timestamp;
 use crate::current::Current;
 use crate::error::{Error, ErrorKind};
 use crate::extract::AuthRejection;
-use crate::id::{Address, SignInId};
+use crate::id::{Address, OperationId, SignInId};
 use crate::report::SignOutReport;
-use crate::sign_out::{EndSessionRequest, end, nothing, sign_out};
+use crate::sign_out::{EndSessionRequest, end, sign_out};
 use crate::store::{Lookup, SignInInfo, Target};
 
 /// The sign-ins of the current account in all of its sessions (ASVS 7.5.2): to list them, and to end one, the others, or all. As an
@@ -126,7 +126,10 @@ impl SignIns {
         };
         // A removal is remembered whether anything was there or not: names that somebody made up must not fill the store.
         match core.cache.store().get(&address).await? {
-            Lookup::Gone(_) => Ok(nothing()),
+            Lookup::Gone(_) => {
+                let correlation_id = OperationId::random().to_string();
+                Ok(SignOutReport::new(Cause::SignOutOthers, correlation_id))
+            }
             Lookup::Live(_) | Lookup::Moved => {
                 let order = Order::new(Target::SignIn(address), Cause::SignOutOthers);
                 end(core, order).await

@@ -204,8 +204,11 @@ impl Cache {
                 Lookup::Gone(cause) => Opened::Dead(cause),
                 Lookup::Moved => Opened::Moved,
                 Lookup::Live(_) if flag.ended() => Opened::Dead(flag.cause()),
-                Lookup::Live(_) if self.0.pending.covers(&flag.address()) => Opened::Dead(None),
                 Lookup::Live(stored) => {
+                    if let Some(cause) = self.held_back(&flag, &stored) {
+                        opened.push(Opened::Dead(Some(cause)));
+                        continue;
+                    }
                     if stored.touch_due {
                         self.touch(flag.address()).await;
                     }
@@ -219,7 +222,7 @@ impl Cache {
     /// The sign-ins of an account, newest first. What is about to be evicted is none of them any more.
     pub(crate) async fn list(&self, account: &AccountHash) -> Result<Vec<SignInInfo>, StoreError> {
         let mut all = self.0.store.list(account).await?;
-        all.retain(|one| !self.0.pending.covers(&one.address));
+        all.retain(|one| self.0.pending.covers(&one.address, &[]).is_none());
         Ok(all)
     }
 
@@ -272,8 +275,9 @@ impl Cache {
                 if matches!(&error, SignInError::Store(e) if e.kind() == StoreErrorKind::Unknown) {
                     // It may be there after all, under a key that nobody was given.
                     let order = Order::new(Target::SignIn(address), Cause::SessionEnded);
-                    let evicted = self.evict(&[order], &address.id.to_string()).await;
-                    self.tell(&evicted.evictions).await;
+                    let correlation_id = address.id.to_string();
+                    let evicted = self.evict(&[order], &correlation_id).await;
+                    self.conclude(order.cause, &correlation_id, evicted).await;
                 }
                 Err(error)
             }
@@ -300,12 +304,12 @@ impl Cache {
         {
             Created::Refused => Err(SignInError::Refused),
             Created::Done { evicted } => {
-                let evicted = self.finish(evicted, &removal.operation.to_string());
+                let evicted = self.finish_each(evicted);
                 if !evicted.is_empty() {
                     let cache = self.clone();
                     self.0
                         .tasks
-                        .spawn(async move { cache.tell(&evicted).await });
+                        .spawn(async move { cache.conclude_each(evicted).await });
                 }
                 Ok(())
             }

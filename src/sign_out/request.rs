@@ -7,6 +7,7 @@ use url::Url;
 
 use crate::account::Account;
 use crate::cache::SignIn;
+use crate::cause::Cause;
 use crate::id::SignInId;
 use crate::token::IdToken;
 
@@ -194,6 +195,14 @@ impl EndSessionRequest {
 }
 
 impl EndSessionRequest {
+    /// That of the sign-out as a whole.
+    pub(super) fn cause(&self) -> Cause {
+        match self.everywhere {
+            true => Cause::SignOutEverywhere,
+            false => Cause::UserSignOut,
+        }
+    }
+
     /// Whether it leaves the provider and the way there to this crate.
     pub(crate) fn is_plain(&self) -> bool {
         self.issuer.is_none()

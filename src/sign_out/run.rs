@@ -16,8 +16,7 @@ use crate::core::Core;
 use crate::current::Current;
 use crate::hooks::Navigation;
 use crate::id::{AccountHash, Address, OperationId};
-use crate::provider::Provider;
-use crate::report::{ProviderOutcome, Revocation, SessionOutcome, SignOutReport};
+use crate::report::{ProviderOutcome, SessionOutcome, SignOutReport};
 use crate::session::{AnySession, SessionData, SessionError};
 use crate::store::Target;
 use crate::token::IdToken;
@@ -73,6 +72,7 @@ pub(crate) async fn sign_out(
         .correlation_id
         .clone()
         .unwrap_or_else(|| OperationId::random().to_string());
+    let cause = request.cause();
     let task = {
         let (current, correlation_id) = (current.clone(), correlation_id.clone());
         let headers = headers.clone();
@@ -89,7 +89,7 @@ pub(crate) async fn sign_out(
                 end_session(session).await;
             }
             Outcome {
-                report: SignOutReport::new(correlation_id),
+                report: SignOutReport::new(cause, correlation_id),
                 exit: home(current.core()),
             }
         }
@@ -120,14 +120,12 @@ async fn run(
     let here = here.filter(|address| !accounts.contains(&address.account));
     let here = here.map(|address| Order::new(Target::SignIn(address), Cause::UserSignOut));
     let whole = accounts.iter();
-    let whole = whole.map(|one| Order::new(Target::Account(*one), Cause::SignOutEverywhere));
+    let whole = whole.map(|one| Order::new(Target::Account(*one), request.cause()));
     let orders: Vec<Order> = whole.chain(here).collect();
 
     let evicted = core.cache.evict(&orders, &correlation_id).await;
-    let mut report = SignOutReport::new(correlation_id);
-    report.evicted = evicted.sign_ins();
-    report.pending = evicted.pending;
-    report.revocation = revocation(&core, &evicted);
+    let cause = request.cause();
+    let mut report = core.cache.report(cause, &correlation_id, &evicted);
     report.session = match current.session() {
         None => SessionOutcome::None,
         // Nothing is there that could end: a stranger's request is not the session store's business.
@@ -145,15 +143,7 @@ async fn run(
     let hints = hints(&ending, &evicted);
 
     let exit = way_out(current, headers, &request, &ending, &hints, &mut report).await;
-    tracing::info!(
-        target: "axum_signout::sign_out",
-        correlation_id = report.correlation_id,
-        evicted = report.evicted.len(),
-        pending = report.pending,
-        session = ?report.session,
-        provider = ?report.provider,
-        "signed out"
-    );
+    core.cache.publish(report.clone());
     Outcome { report, exit }
 }
 
@@ -185,19 +175,6 @@ fn hints(ending: &[SignIn], evicted: &Evicted) -> Vec<(Arc<str>, Option<IdToken>
         (one.account().issuer().into(), id_token)
     };
     ending.iter().rev().map(of).collect()
-}
-
-pub(super) fn revocation(core: &Core, evicted: &Evicted) -> Revocation {
-    let no_endpoint = evicted.evictions.iter().all(|eviction| {
-        let provider = core.cache.provider(eviction.account().issuer());
-        let metadata = provider.and_then(Provider::known_metadata);
-        metadata.is_some_and(|metadata| metadata.revocation_endpoint.is_none())
-    });
-    match evicted.to_revoke {
-        0 => Revocation::None,
-        _ if no_endpoint => Revocation::NoEndpoint,
-        count => Revocation::Queued(count),
-    }
 }
 
 /// How long a sign-out waits for the session store to delete a record: what is on the record is dead by then, and the

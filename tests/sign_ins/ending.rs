@@ -43,7 +43,7 @@ async fn a_user_ends_the_sign_in_of_a_phone_that_was_lost_r43() {
     assert_eq!(report["hooks"].as_array().unwrap().len(), 1);
     assert_eq!(
         (&report["pending"], &report["session"]),
-        (&json!(0), &json!("None"))
+        (&json!(0), &json!("AtNextRequest"))
     );
     assert_eq!(
         causes(&app),
@@ -154,6 +154,7 @@ async fn signing_out_everywhere_ends_all_sessions_and_keeps_the_other_account_of
         (2, &json!("Renewed"))
     );
     assert_eq!(report["provider"], "NotAsked");
+    assert_eq!(report["cause"], "SignOutEverywhere");
     assert_eq!(causes(&app), [Cause::SignOutEverywhere; 2]);
     assert_signed_out(&app, &mut phone).await;
     assert_eq!(who(&app, &mut bobs).await, "bob");

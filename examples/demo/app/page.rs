@@ -374,11 +374,14 @@ fn session_step(session: SessionOutcome) -> Markup {
         SessionOutcome::Renewed => {
             step(true, html! { "Session renewed for the account that stays" })
         }
+        SessionOutcome::AtNextRequest => {
+            step(true, html! { "Other sessions end with their next request" })
+        }
         SessionOutcome::NotDeleted => step(
             false,
             html! { "Cookie removed, the session's record is left and opens nothing" },
         ),
-        _ => step(true, html! { "No session of this browser was touched" }),
+        _ => step(true, html! { "There was no session" }),
     }
 }
 
