@@ -264,6 +264,7 @@ impl Cache {
             selectors: selectors.into(),
             label: new.label,
         });
+        self.settle_for(&address, &entry.selectors).await?;
         match self.insert(&locator, &entry, &new.started).await {
             Ok(()) => Ok(locator),
             Err(error) => {

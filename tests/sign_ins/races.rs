@@ -146,6 +146,42 @@ async fn a_sign_out_everywhere_between_the_codes_exchange_and_the_entry_refuses_
     }
 }
 
+/// The store was away when the user signed out everywhere. Without it nobody can say whether a sign-in is one of those that were
+/// meant, and with it the eviction is made up for first: who is let in stays in.
+#[tokio::test]
+async fn a_sign_in_that_arrives_while_an_eviction_is_pending_waits_for_it_and_is_not_lost_r43_a5() {
+    let provider = TestProvider::start().await;
+    let (app, store) = faulty(&provider).await;
+    let here = browser(&app, "here", "alice").await;
+    store.faults.set(&["remove"], Fail::Unavailable);
+    let (_, report) = app.leave(&here, json!({ "everywhere": true })).await;
+    assert_eq!(report.pending, 1);
+
+    let mut traveller = TestBrowser::new();
+    let answer = under_way(&app, &mut traveller, "alice").await;
+    let page = traveller.goto(answer.as_str()).await.unwrap();
+    assert_eq!(page.status(), 503, "{}", page.body());
+    let mut bob = TestBrowser::new();
+    app.sign_in(&mut bob, "bob").await;
+    assert_eq!(who(&app, &mut bob).await, "bob", "he is not meant");
+
+    let answer = under_way(&app, &mut traveller, "alice").await;
+    store.faults.clear();
+    let page = traveller.goto(answer.as_str()).await.unwrap();
+    assert!(
+        page.has_id("login-alice"),
+        "it started before the eviction was done"
+    );
+    traveller.submit("login-alice", &[]).await.unwrap();
+    assert_eq!(traveller.follow().await.unwrap().body(), "alice");
+    let report = app.auth.shutdown().await;
+    assert_eq!((report.finished, report.pending), (true, 0));
+    assert_eq!(who(&app, &mut traveller).await, "alice");
+    let seen = app.seen();
+    let causes: Vec<_> = seen.iter().map(|seen| seen.cause).collect();
+    assert_eq!(causes, [Cause::SignOutEverywhere], "once");
+}
+
 /// The accounts that a session cookie opens, and the cookie that the browser has then.
 async fn open(app: &App, cookie: &str) -> (Vec<String>, String) {
     let answer = send(&app.router, "GET", "/me", &[("cookie", cookie)], "").await;
