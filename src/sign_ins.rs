@@ -138,7 +138,8 @@ impl SignIns {
     }
 
     /// Ends all of the account's sign-ins but that of this session, with cause [`SignOutOthers`](Cause::SignOutOthers). One that is
-    /// under way elsewhere is refused, and begins anew.
+    /// under way elsewhere is refused, and begins anew. To be offered to users who have changed a password or another factor
+    /// (ASVS 7.4.3).
     ///
     /// A store that does not answer is no error: the report counts it as [pending](SignOutReport::pending).
     ///

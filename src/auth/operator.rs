@@ -11,7 +11,7 @@ use crate::sign_ins::SignInSummary;
 use crate::sign_out::end;
 use crate::store::Target;
 
-/// For operators: background jobs, an administrator's handlers. Nothing here asks who is calling.
+/// For operators (ASVS 7.4.5): background jobs, an administrator's handlers. Nothing here asks who is calling.
 ///
 /// The account is `Account::new(issuer, subject)`. Where [`account_identity`](crate::AuthBuilder::account_identity) is configured,
 /// it must have its claims: one that [`Tokens::account`](crate::Tokens::account) gave, or
