@@ -109,6 +109,7 @@ pub(crate) struct Paths {
     pub(crate) sign_in_callback: String,
     pub(crate) sign_out: String,
     pub(crate) sign_out_callback: String,
+    pub(crate) back_channel: String,
 }
 
 impl Default for Paths {
@@ -118,6 +119,7 @@ impl Default for Paths {
             sign_in_callback: "/signin/callback".into(),
             sign_out: "/signout".into(),
             sign_out_callback: "/signout/callback".into(),
+            back_channel: "/signout/backchannel".into(),
         }
     }
 }

@@ -332,6 +332,12 @@ impl AuthBuilder {
         self
     }
 
+    /// The path that the provider posts logout tokens to (Back-Channel Logout section 2.5). Default: `/signout/backchannel`.
+    pub fn back_channel_path(mut self, path: impl Into<String>) -> Self {
+        self.config.paths.back_channel = path.into();
+        self
+    }
+
     /// The app's own pages, in place of those that the crate brings.
     pub fn pages(mut self, pages: impl Pages) -> Self {
         self.pages = Arc::new(pages);
@@ -419,6 +425,7 @@ fn check_paths(config: &Config) -> Result<(), ConfigError> {
         ("sign_in_paths", &paths.sign_in_callback),
         ("sign_out_paths", &paths.sign_out),
         ("sign_out_paths", &paths.sign_out_callback),
+        ("back_channel_path", &paths.back_channel),
     ];
     for (at, (what, path)) in all.iter().enumerate() {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::jwt::WantsNewerKeys;
 use crate::jwt::id_token::{Expectations, IdTokenError, VerifiedIdToken};
 use crate::jwt::keys::{KeySet, KeySetError};
+use crate::jwt::logout_token::{LogoutTokenError, VerifiedLogoutToken};
 use crate::token::IdToken;
 
 /// After this time a key that the provider withdrew must be out of use. Unlike metadata, keys this old are not used while
@@ -75,6 +76,18 @@ impl Provider {
         self.with_keys(|keys| self.rules().verify(token, expected, keys, now))
             .await
             .inspect_err(|error| tracing::warn!(%error, "an ID token was refused"))
+    }
+
+    /// Verifies a logout token by every rule of Back-Channel Logout.
+    #[tracing::instrument(skip_all, fields(provider = self.name()))]
+    pub(crate) async fn verify_logout_token(
+        &self,
+        token: &str,
+    ) -> Result<VerifiedLogoutToken, VerifyError<LogoutTokenError>> {
+        let now = self.clock().wall();
+        let rules = &self.0.logout_rules;
+        self.with_keys(|keys| rules.verify(token, self.rules(), keys, now))
+            .await
     }
 }
 
