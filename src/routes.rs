@@ -16,6 +16,7 @@ use crate::core::{Core, Pages};
 use crate::csrf;
 use crate::current::Current;
 use crate::error::{Error, ErrorKind};
+use crate::events;
 use crate::id::SignInId;
 use crate::pages;
 use crate::sign_in::{self, Failure, Next, StartQuery, parameters};
@@ -101,7 +102,7 @@ fn no_store_of(mut response: Response) -> Response {
 }
 
 fn forbidden(pages: &dyn Pages) -> Response {
-    tracing::info!(target: "axum_signout::sign_out", "a sign-out that another site asked for was refused");
+    events::sign_out_refused();
     let mut response = pages.forbidden();
     *response.status_mut() = StatusCode::FORBIDDEN;
     no_store_of(response)

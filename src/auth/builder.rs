@@ -273,6 +273,14 @@ impl AuthBuilder {
         self
     }
 
+    /// Whether events name the account's subject beside its hash. Default: off: who used the app when is personal data, which logs
+    /// often keep for longer than the app may. The hash, SHA-256 over issuer and subject, is the same in all events of an account;
+    /// who knows both can compute it.
+    pub fn subjects_in_events(mut self, on: bool) -> Self {
+        self.config.accounts_in_plain = on;
+        self
+    }
+
     /// Further query parameters that the sign-in route passes on to the provider, such as `domain_hint`. Default: none.
     pub fn sign_in_parameters<T: Into<String>>(
         mut self,

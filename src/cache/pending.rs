@@ -5,7 +5,6 @@
 //! the mark that is left behind says whether it may come in.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +14,7 @@ use super::evict::Evicted;
 use super::inner::Cache;
 use super::live::Flag;
 use crate::cause::Cause;
+use crate::events::{self, Named};
 use crate::hooks::Eviction;
 use crate::id::{AccountHash, Address, Selector, SignInId};
 use crate::store::{Removal, StoreError, Stored, Target};
@@ -28,11 +28,12 @@ pub(super) enum Held {
     Closing(Selector),
 }
 
-impl fmt::Display for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Held {
+    /// As events name it.
+    fn name(&self) -> Named<'_> {
         match self {
-            Self::Target(target) => write!(f, "account {}", target.account()),
-            Self::Closing(selector) => write!(f, "selector {selector}"),
+            Self::Target(target) => Named::Account(target.account()),
+            Self::Closing(selector) => Named::Selector(selector),
         }
     }
 }
@@ -56,14 +57,7 @@ impl Cache {
         correlation: &str,
         error: &StoreError,
     ) {
-        tracing::error!(
-            target: "axum_signout::eviction",
-            %error,
-            cause = %removal.cause,
-            of = %held,
-            correlation_id = correlation,
-            "eviction pending"
-        );
+        events::eviction_pending(held.name(), removal.cause, correlation, error);
         // Before the flags: a request that opens the sign-in after they were flipped must find it here.
         let pending = Arc::new(Pending {
             held,
@@ -87,6 +81,7 @@ impl Cache {
         }
         if !retried {
             tracing::error!("too many evictions are pending: one more is not retried");
+            events::eviction_settled(held.name(), removal.cause, correlation, true);
             return;
         }
         let cache = self.clone();
@@ -142,6 +137,7 @@ impl Cache {
             }
         }
         self.0.pending.done(pending);
+        events::eviction_settled(pending.held.name(), removal.cause, correlation_id, true);
     }
 
     /// Tries it once, unless it is done.
@@ -159,13 +155,7 @@ impl Cache {
         let evictions = self.try_again(held, removal, correlation_id).await?;
         *done = true;
         self.0.pending.done(pending);
-        tracing::info!(
-            target: "axum_signout::eviction",
-            cause = %removal.cause,
-            of = %held,
-            correlation_id = &**correlation_id,
-            "pending eviction done"
-        );
+        events::eviction_settled(held.name(), removal.cause, correlation_id, false);
         self.conclude_later(removal.cause, correlation_id, Evicted::of(evictions));
         Ok(())
     }
