@@ -4,7 +4,7 @@
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::error::{Error, ErrorKind};
-use crate::id::{AccountHash, SignInId};
+use crate::id::{AccountHash, Selector, SignInId};
 use crate::report::{HookStatus, SignOutReport};
 
 /// One more of a counter. Names and labels are texts of this crate, never of a request or a provider: their number is bounded.
@@ -224,9 +224,33 @@ pub(crate) fn sign_out_refused() {
     );
 }
 
+/// Whose an eviction is that the store has not confirmed.
+#[derive(Clone, Copy)]
+pub(crate) enum Named<'a> {
+    Account(&'a AccountHash),
+    /// Whose they are is known when the store answers.
+    Selector(&'a Selector),
+}
+
+impl Named<'_> {
+    fn account(&self) -> Option<tracing::field::DisplayValue<&AccountHash>> {
+        match self {
+            Self::Account(hash) => Some(tracing::field::display(*hash)),
+            Self::Selector(_) => None,
+        }
+    }
+
+    fn selector(&self) -> Option<tracing::field::DisplayValue<&Selector>> {
+        match self {
+            Self::Account(_) => None,
+            Self::Selector(selector) => Some(tracing::field::display(*selector)),
+        }
+    }
+}
+
 /// The store has not confirmed an eviction: this node holds the tokens back, and tries again.
 pub(crate) fn eviction_pending(
-    who: Option<Who<'_>>,
+    of: Named<'_>,
     cause: Cause,
     correlation_id: &str,
     error: &dyn std::fmt::Display,
@@ -234,7 +258,8 @@ pub(crate) fn eviction_pending(
     pending_evictions(1.0);
     tracing::error!(
         target: "axum_signout::eviction",
-        account = who.map(|who| display(who.hash)),
+        account = of.account(),
+        selector = of.selector(),
         %cause,
         correlation_id,
         %error,
@@ -244,17 +269,13 @@ pub(crate) fn eviction_pending(
 }
 
 /// It has; or it is given up, when the sign-in has ended by itself.
-pub(crate) fn eviction_settled(
-    who: Option<Who<'_>>,
-    cause: Cause,
-    correlation_id: &str,
-    given_up: bool,
-) {
+pub(crate) fn eviction_settled(of: Named<'_>, cause: Cause, correlation_id: &str, given_up: bool) {
     pending_evictions(-1.0);
     let outcome = if given_up { "given up" } else { "done" };
     tracing::info!(
         target: "axum_signout::eviction",
-        account = who.map(|who| display(who.hash)),
+        account = of.account(),
+        selector = of.selector(),
         %cause,
         correlation_id,
         outcome,

@@ -91,8 +91,8 @@ impl Eviction {
         self.tokens().count() + self.0.removed.downstream
     }
 
-    /// What the app called the sign-in: the [label of its entry](crate::store::Entry::label). Sign-ins that this crate makes have
-    /// none.
+    /// What the app [called](crate::AuthBuilder::sign_in_label) the sign-in. It comes from a request, so it is to be escaped where it
+    /// is shown, and is personal data.
     #[must_use]
     pub fn label(&self) -> Option<&str> {
         self.0.removed.entry.label.as_deref()

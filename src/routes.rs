@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, RawQuery};
+use axum::extract::{DefaultBodyLimit, RawQuery, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -142,8 +142,9 @@ async fn start(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) 
     }
 }
 
-async fn callback(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
-    match sign_in::callback(&current, &headers, query.as_deref()).await {
+async fn callback(current: Current, request: Request) -> Response {
+    let (request, _) = request.into_parts();
+    match sign_in::callback(&current, &request).await {
         Ok(Next::Handover(target)) => pages::handover("You are signed in", &target),
         Ok(Next::Restart(url)) => see_other(&url),
         Err(failure) => failed(current.core(), &failure),
@@ -155,6 +156,7 @@ async fn callback(current: Current, headers: HeaderMap, RawQuery(query): RawQuer
 struct SignOutForm {
     return_to: Option<String>,
     sign_in: Option<String>,
+    everywhere: Option<String>,
 }
 
 impl SignOutForm {
@@ -168,6 +170,7 @@ impl SignOutForm {
         Ok(Self {
             return_to: found.remove("return_to"),
             sign_in: found.remove("sign_in"),
+            everywhere: found.remove("everywhere"),
         })
     }
 
@@ -184,7 +187,12 @@ impl SignOutForm {
             let id = SignInId::parse(&id).ok_or_else(|| Failure::bad_request("invalid_request"))?;
             request = request.sign_in(id);
         }
-        Ok(request)
+        match self.everywhere.as_deref() {
+            // `on` is what a checkbox sends that has no value.
+            Some("true" | "on") => Ok(request.everywhere()),
+            None | Some("" | "false") => Ok(request),
+            Some(_) => Err(Failure::bad_request("invalid_request")),
+        }
     }
 }
 

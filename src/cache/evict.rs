@@ -78,6 +78,7 @@ impl Cache {
     /// whether the store answered or not. To be called from a task that is not stopped halfway; hooks and report are the
     /// caller's next step ([`conclude`](Self::conclude)).
     pub(crate) async fn evict(&self, orders: &[Order], correlation_id: &str) -> Evicted {
+        self.start_background();
         // Side by side: a store that hangs costs one wait, not one for each.
         let removals = join_all(orders.iter().map(async |order| {
             let removal = self.removal(order.cause, order.logout_iat);

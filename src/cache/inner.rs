@@ -23,8 +23,8 @@ use crate::hooks::Hooks;
 use crate::id::{AccountHash, Address, Locator, OperationId, Selector, SessionKey, SignInId};
 use crate::provider::Provider;
 use crate::store::{
-    Created, Entry, Lookup, Registered, Removal, RevokeRule, Started, StoreError, StoreErrorKind,
-    Target, TokenStore,
+    Created, Entry, Lookup, Registered, Removal, RevokeRule, SignInInfo, Started, StoreError,
+    StoreErrorKind, Target, TokenStore,
 };
 use crate::token::TokenSet;
 
@@ -231,6 +231,13 @@ impl Cache {
         Ok(opened)
     }
 
+    /// The sign-ins of an account, newest first. What is about to be evicted is none of them any more.
+    pub(crate) async fn list(&self, account: &AccountHash) -> Result<Vec<SignInInfo>, StoreError> {
+        let mut all = self.0.store.list(account).await?;
+        all.retain(|one| self.0.pending.covers(&one.address, &[]).is_none());
+        Ok(all)
+    }
+
     async fn touch(&self, address: Address) {
         let store = self.0.store.clone();
         let touch = async move {
@@ -269,6 +276,7 @@ impl Cache {
             selectors: selectors.into(),
             label: new.label,
         });
+        self.settle_for(&address, &entry.selectors).await?;
         match self.insert(&locator, &entry, &new.started).await {
             Ok(()) => Ok(locator),
             Err(error) => {
