@@ -118,6 +118,17 @@ impl Auth {
         self.0.url(&self.0.config.paths.sign_out)
     }
 
+    /// Where a form or a link leads that goes on with an interrupted sign-out, shown where
+    /// [`SignOut::unfinished`](crate::SignOut::unfinished) is not `None`.
+    ///
+    /// It ends nothing here, since that was done when the sign-out began: it sends the user to the provider's logout once more.
+    /// POST is defended like [`/signout`](Self::sign_out_url), GET takes navigations from this origin only. Where there is nothing
+    /// to go on with, or the provider is still out of reach, the user goes where a sign-out ends; who is signed in stays signed in.
+    #[must_use]
+    pub fn sign_out_resume_url(&self) -> String {
+        self.0.url(&self.0.config.paths.sign_out_resume)
+    }
+
     /// What to register at the provider.
     #[must_use]
     pub fn registered_urls(&self) -> RegisteredUrls {

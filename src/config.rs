@@ -109,6 +109,20 @@ pub(crate) struct Paths {
     pub(crate) sign_in_callback: String,
     pub(crate) sign_out: String,
     pub(crate) sign_out_callback: String,
+    pub(crate) sign_out_resume: String,
+}
+
+impl Paths {
+    /// Each with the setting that it comes from.
+    pub(crate) fn all(&self) -> [(&'static str, &String); 5] {
+        [
+            ("sign_in_paths", &self.sign_in),
+            ("sign_in_paths", &self.sign_in_callback),
+            ("sign_out_paths", &self.sign_out),
+            ("sign_out_paths", &self.sign_out_callback),
+            ("sign_out_resume_path", &self.sign_out_resume),
+        ]
+    }
 }
 
 impl Default for Paths {
@@ -118,6 +132,7 @@ impl Default for Paths {
             sign_in_callback: "/signin/callback".into(),
             sign_out: "/signout".into(),
             sign_out_callback: "/signout/callback".into(),
+            sign_out_resume: "/signout/resume".into(),
         }
     }
 }

@@ -79,14 +79,8 @@ impl Core {
             url => url.to_owned(),
         };
         let page = whole.split(['?', '#']).next().unwrap_or_default();
-        let paths = &self.config.paths;
-        let own = [
-            &paths.sign_in,
-            &paths.sign_in_callback,
-            &paths.sign_out,
-            &paths.sign_out_callback,
-        ];
-        let is_own = own.into_iter().any(|path| self.url(path) == page);
+        let own = self.config.paths.all();
+        let is_own = own.into_iter().any(|(_, path)| self.url(path) == page);
         (!is_own).then_some(target)
     }
 

@@ -38,16 +38,16 @@ impl Auth {
             .route(&paths.sign_in_callback, no_store(get(callback)))
     }
 
-    /// `POST /signout` and `GET /signout/callback`, for apps with a sign-in of their own.
+    /// `POST /signout`, `GET /signout/callback` and `/signout/resume`, for apps with a sign-in of their own.
     pub fn sign_out_routes<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
         let core = self.core();
         let paths = &core.config.paths;
         let pages = core.pages.clone();
-        let mut sign_out = post(by_post).layer(
-            core.csrf
-                .clone()
-                .with_rejection_response(move |_| forbidden(&*pages)),
-        );
+        let csrf = core
+            .csrf
+            .clone()
+            .with_rejection_response(move |_| forbidden(&*pages));
+        let mut sign_out = post(by_post).layer(csrf.clone());
         if core.config.get_sign_out {
             sign_out = sign_out.get(by_get);
         }
@@ -57,6 +57,10 @@ impl Auth {
                 no_store(sign_out.layer(DefaultBodyLimit::max(MAX_FORM))),
             )
             .route(&paths.sign_out_callback, no_store(get(returned)))
+            .route(
+                &paths.sign_out_resume,
+                no_store(post(resume).layer(csrf).get(resume_by_get)),
+            )
     }
 }
 
@@ -219,6 +223,20 @@ async fn signing_out(
         )
         .into_response(),
     }
+}
+
+async fn resume(current: Current, headers: HeaderMap) -> Response {
+    let exit = sign_out::go_on(&current, &headers).await;
+    leave(&exit, current.asks())
+}
+
+/// For the link of a banner. It ends nothing here, but where the user goes is not for other sites to say.
+async fn resume_by_get(current: Current, headers: HeaderMap) -> Response {
+    let core = current.core();
+    if !csrf::same_origin_get(&headers, &core.base) {
+        return forbidden(&*core.pages);
+    }
+    resume(current, headers).await
 }
 
 async fn returned(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {

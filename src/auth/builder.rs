@@ -269,6 +269,12 @@ impl AuthBuilder {
         self
     }
 
+    /// The path that goes on with an interrupted sign-out. Default: `/signout/resume`.
+    pub fn sign_out_resume_path(mut self, path: impl Into<String>) -> Self {
+        self.config.paths.sign_out_resume = path.into();
+        self
+    }
+
     /// The app's own pages, in place of those that the crate brings.
     pub fn pages(mut self, pages: impl Pages) -> Self {
         self.pages = Arc::new(pages);
@@ -349,13 +355,7 @@ impl AuthBuilder {
 }
 
 fn check_paths(config: &Config) -> Result<(), ConfigError> {
-    let paths = &config.paths;
-    let all = [
-        ("sign_in_paths", &paths.sign_in),
-        ("sign_in_paths", &paths.sign_in_callback),
-        ("sign_out_paths", &paths.sign_out),
-        ("sign_out_paths", &paths.sign_out_callback),
-    ];
+    let all = config.paths.all();
     for (at, (what, path)) in all.iter().enumerate() {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');
         let is_path = path.starts_with('/') && !path.contains("//") && path.chars().all(plain);
