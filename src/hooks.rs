@@ -1,5 +1,5 @@
-//! What the app wants to be told: when tokens leave the cache, before the user is sent to the provider's logout, and when
-//! they are back.
+//! What the app wants to be told: when tokens leave the cache, before the user is sent to the provider's logout, when they
+//! are back, and what each sign-out came to.
 
 use std::fmt;
 use std::future::Future;
@@ -231,6 +231,7 @@ pub(crate) struct Hooks {
     evictions: List<Eviction>,
     navigations: List<Navigation>,
     returns: List<Returned>,
+    reports: List<SignOutReport>,
     limit: Duration,
 }
 
@@ -240,6 +241,7 @@ impl Hooks {
             evictions: List::new("evicted"),
             navigations: List::new("before_navigation"),
             returns: List::new("after_callback"),
+            reports: List::new("signed_out"),
             limit: Duration::from_secs(5),
         }
     }
@@ -281,6 +283,19 @@ impl Hooks {
         self.returns.add(hook);
     }
 
+    pub(crate) fn on_sign_out<F, Fut>(&mut self, hook: F)
+    where
+        F: Fn(SignOutReport) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoHookResult,
+    {
+        self.reports.add(hook);
+    }
+
+    pub(crate) fn wants_reports(&self) -> bool {
+        !self.reports.hooks.is_empty()
+    }
+
     pub(crate) async fn evicted(
         &self,
         tasks: &TaskTracker,
@@ -303,6 +318,14 @@ impl Hooks {
         returned: Returned,
     ) -> Vec<HookOutcome> {
         self.run(&self.returns, tasks, &[returned]).await
+    }
+
+    pub(crate) async fn signed_out(
+        &self,
+        tasks: &TaskTracker,
+        report: SignOutReport,
+    ) -> Vec<HookOutcome> {
+        self.run(&self.reports, tasks, &[report]).await
     }
 
     async fn run<E: Clone + Send + 'static>(
@@ -355,6 +378,7 @@ impl fmt::Debug for Hooks {
             .field("evictions", &self.evictions.hooks.len())
             .field("navigations", &self.navigations.hooks.len())
             .field("returns", &self.returns.hooks.len())
+            .field("reports", &self.reports.hooks.len())
             .field("limit", &self.limit)
             .finish_non_exhaustive()
     }

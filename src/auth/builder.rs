@@ -16,6 +16,7 @@ use crate::core::{BuiltInPages, Core, Pages};
 use crate::error::ConfigError;
 use crate::hooks::{Eviction, EvictionHook, Hooks, IntoHookResult, Navigation, Returned};
 use crate::provider::Provider;
+use crate::report::SignOutReport;
 use crate::return_url::{Allowlist, BaseUrl, SafeTarget};
 use crate::store::{MemoryTokenStore, TokenStore};
 
@@ -144,6 +145,30 @@ impl AuthBuilder {
         Fut::Output: IntoHookResult,
     {
         self.hooks.after_callback(hook);
+        self
+    }
+
+    /// Calls a closure with the [`SignOutReport`] of every sign-out, whatever its cause: by the user, an operator or the
+    /// provider, when a lifetime is over, or because the sign-in had to leave. It is called last, when the eviction hooks have
+    /// ended, in the background: nobody waits for it, and [`Auth::shutdown`] does.
+    ///
+    /// What a store that was away confirms later is reported once more then, under the same correlation id. A sign-out that found
+    /// nothing to do is not reported.
+    ///
+    /// ```
+    /// # fn audited(builder: axum_signout::AuthBuilder) -> axum_signout::AuthBuilder {
+    /// builder.on_sign_out(|report| async move {
+    ///     println!("{} {}: {} sign-ins", report.correlation_id, report.cause, report.evicted.len());
+    /// })
+    /// # }
+    /// ```
+    pub fn on_sign_out<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(SignOutReport) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoHookResult,
+    {
+        self.hooks.on_sign_out(hook);
         self
     }
 

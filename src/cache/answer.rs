@@ -183,6 +183,9 @@ impl Cache {
             id_token_iat: issued,
         };
         for selector in added {
+            if self.0.pending.covers(address, added).is_some() {
+                return Ok(Registered::Refused);
+            }
             let registered = self.0.store.register(selector, address, &started).await?;
             if registered == Registered::Refused {
                 return Ok(registered);

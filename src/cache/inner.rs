@@ -204,8 +204,11 @@ impl Cache {
                 Lookup::Gone(cause) => Opened::Dead(cause),
                 Lookup::Moved => Opened::Moved,
                 Lookup::Live(_) if flag.ended() => Opened::Dead(flag.cause()),
-                Lookup::Live(_) if self.0.pending.covers(&flag.address()) => Opened::Dead(None),
                 Lookup::Live(stored) => {
+                    if let Some(cause) = self.held_back(&flag, &stored) {
+                        opened.push(Opened::Dead(Some(cause)));
+                        continue;
+                    }
                     if stored.touch_due {
                         self.touch(flag.address()).await;
                     }
@@ -265,8 +268,9 @@ impl Cache {
                 if matches!(&error, SignInError::Store(e) if e.kind() == StoreErrorKind::Unknown) {
                     // It may be there after all, under a key that nobody was given.
                     let order = Order::new(Target::SignIn(address), Cause::SessionEnded);
-                    let evicted = self.evict(&[order], &address.id.to_string()).await;
-                    self.tell(&evicted.evictions).await;
+                    let correlation_id = address.id.to_string();
+                    let evicted = self.evict(&[order], &correlation_id).await;
+                    self.conclude(order.cause, &correlation_id, evicted).await;
                 }
                 Err(error)
             }
@@ -293,12 +297,12 @@ impl Cache {
         {
             Created::Refused => Err(SignInError::Refused),
             Created::Done { evicted } => {
-                let evicted = self.finish(evicted, &removal.operation.to_string());
+                let evicted = self.finish_each(evicted);
                 if !evicted.is_empty() {
                     let cache = self.clone();
                     self.0
                         .tasks
-                        .spawn(async move { cache.tell(&evicted).await });
+                        .spawn(async move { cache.conclude_each(evicted).await });
                 }
                 Ok(())
             }

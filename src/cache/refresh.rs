@@ -236,7 +236,7 @@ impl Cache {
             Err(error) => return (Err(error.into()), true),
         }
         // The store may still have what this node has ended: its removal is pending.
-        if flag.ended() {
+        if flag.ended() || self.held_back(flag, &stored).is_some() {
             return (Err(ended()), true);
         }
         let scopes = wanted.scopes();
@@ -286,15 +286,12 @@ impl Cache {
 
     /// Whether there was something to end, or may have been.
     pub(super) async fn end(&self, target: Target, cause: Cause) -> bool {
-        let correlation_id = OperationId::random().to_string();
+        let correlation_id = Self::correlation_id();
         let evicted = self
             .evict(&[Order::new(target, cause)], &correlation_id)
             .await;
-        let any = !evicted.evictions.is_empty() || evicted.pending > 0;
-        let cache = self.clone();
-        self.0
-            .tasks
-            .spawn(async move { cache.tell(&evicted.evictions).await });
+        let any = !evicted.is_empty();
+        self.conclude_later(cause, &correlation_id, evicted);
         any
     }
 }

@@ -15,7 +15,7 @@ use crate::core::Core;
 use crate::current::Current;
 use crate::hooks::Navigation;
 use crate::id::{Address, OperationId};
-use crate::report::{ProviderOutcome, Revocation, SessionOutcome, SignOutReport};
+use crate::report::{ProviderOutcome, SessionOutcome, SignOutReport};
 use crate::session::{AnySession, SessionData, SessionError};
 use crate::store::Target;
 use crate::token::IdToken;
@@ -77,7 +77,7 @@ pub(crate) async fn sign_out(
                 end_session(session).await;
             }
             Outcome {
-                report: SignOutReport::new(correlation_id),
+                report: SignOutReport::new(Cause::UserSignOut, correlation_id),
                 exit: home(current.core()),
             }
         }
@@ -104,10 +104,9 @@ async fn run(
     orders.extend(names.map(|a| Order::new(Target::SignIn(*a), Cause::UserSignOut)));
 
     let evicted = core.cache.evict(&orders, &correlation_id).await;
-    let mut report = SignOutReport::new(correlation_id);
-    report.evicted = evicted.sign_ins();
-    report.pending = evicted.pending;
-    report.revocation = revocation(&core, &ending, evicted.to_revoke);
+    let mut report = core
+        .cache
+        .report(Cause::UserSignOut, &correlation_id, &evicted);
     report.session = match current.session() {
         None => SessionOutcome::None,
         // Nothing is there that could end: a stranger's request is not the session store's business.
@@ -125,15 +124,7 @@ async fn run(
     let hints = hints(&ending, &evicted);
 
     let exit = way_out(current, headers, &request, &ending, &hints, &mut report).await;
-    tracing::info!(
-        target: "axum_signout::sign_out",
-        correlation_id = report.correlation_id,
-        evicted = report.evicted.len(),
-        pending = report.pending,
-        session = ?report.session,
-        provider = ?report.provider,
-        "signed out"
-    );
+    core.cache.publish(report.clone());
     Outcome { report, exit }
 }
 
@@ -165,22 +156,6 @@ fn hints(ending: &[SignIn], evicted: &Evicted) -> Vec<(Arc<str>, Option<IdToken>
         (one.account().issuer().into(), id_token)
     };
     ending.iter().rev().map(of).collect()
-}
-
-fn revocation(core: &Core, ending: &[SignIn], queued: usize) -> Revocation {
-    let known = |sign_in: &SignIn| {
-        let provider = core.cache.provider(sign_in.account().issuer())?;
-        provider.known_metadata()
-    };
-    let no_endpoint = !ending.is_empty()
-        && ending
-            .iter()
-            .all(|one| known(one).is_some_and(|metadata| metadata.revocation_endpoint.is_none()));
-    match queued {
-        0 => Revocation::None,
-        _ if no_endpoint => Revocation::NoEndpoint,
-        count => Revocation::Queued(count),
-    }
 }
 
 /// How long a sign-out waits for the session store to delete a record: what is on the record is dead by then, and the
@@ -241,8 +216,9 @@ async fn move_in(session: &AnySession, held: &SessionData) -> Result<(), Session
 /// where the provider stands and nothing more.
 pub(crate) async fn finish(current: &Current, headers: &HeaderMap) -> Option<Outcome> {
     let resumed = resume(current, headers, None).await?;
-    let mut report = SignOutReport::new(resumed.correlation_id);
+    let mut report = SignOutReport::new(Cause::UserSignOut, resumed.correlation_id);
     report.provider = resumed.provider;
+    current.core().cache.publish(report.clone());
     let exit = resumed.exit.unwrap_or_else(|| home(current.core()));
     Some(Outcome { report, exit })
 }
