@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use tokio::sync::Semaphore;
 use tower_http::csrf::CsrfLayer;
 
 use crate::cache::Cache;
@@ -58,6 +59,8 @@ pub(crate) struct Core {
     /// `None`: the neutral page.
     pub(crate) after_sign_out: Option<SafeTarget>,
     pub(crate) pages: Arc<dyn Pages>,
+    /// Room for front-channel logouts that wait for the token store.
+    pub(crate) front_channel_waiting: Arc<Semaphore>,
 }
 
 impl Core {

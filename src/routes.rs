@@ -38,7 +38,8 @@ impl Auth {
             .route(&paths.sign_in_callback, no_store(get(callback)))
     }
 
-    /// `POST /signout`, `GET /signout/callback` and `/signout/resume`, for apps with a sign-in of their own.
+    /// `POST /signout`, `GET /signout/callback`, `/signout/resume` and `GET /signout/frontchannel`, for apps with a sign-in of
+    /// their own.
     pub fn sign_out_routes<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
         let core = self.core();
         let paths = &core.config.paths;
@@ -61,6 +62,7 @@ impl Auth {
                 &paths.sign_out_resume,
                 no_store(post(resume).layer(csrf).get(resume_by_get)),
             )
+            .route(&paths.front_channel, no_store(get(front_channel)))
     }
 }
 
@@ -237,6 +239,11 @@ async fn resume_by_get(current: Current, headers: HeaderMap) -> Response {
         return forbidden(&*core.pages);
     }
     resume(current, headers).await
+}
+
+async fn front_channel(current: Current, RawQuery(query): RawQuery) -> Response {
+    let framed = sign_out::front_channel(&current, query.as_deref()).await;
+    pages::framed(framed.status, &framed.ancestors)
 }
 
 async fn returned(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum_extra::extract::cookie::Key;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::cache::{Cache, CacheParts};
@@ -21,6 +22,9 @@ use crate::return_url::{Allowlist, BaseUrl, SafeTarget};
 use crate::store::{MemoryTokenStore, TokenStore};
 
 use super::Auth;
+
+/// Most front-channel logouts that wait for a token store that is away: they come from strangers, too.
+const MAX_FRONT_CHANNEL_WAITING: usize = 1024;
 
 /// Builds an [`Auth`].
 #[must_use]
@@ -300,6 +304,19 @@ impl AuthBuilder {
         self
     }
 
+    /// The path of front-channel logout, for the provider's page to load. Default: `/signout/frontchannel`.
+    pub fn front_channel_path(mut self, path: impl Into<String>) -> Self {
+        self.config.paths.front_channel = path.into();
+        self
+    }
+
+    /// Takes a front-channel logout that says `sid` without `iss`, as Entra's do, which OpenID Connect Front-Channel Logout
+    /// section 2 does not foresee. Only with a single provider, for else nobody could tell whose `sid` it is. Default: off.
+    pub fn front_channel_sid_without_issuer(mut self, on: bool) -> Self {
+        self.config.sid_without_issuer = on;
+        self
+    }
+
     /// The app's own pages, in place of those that the crate brings.
     pub fn pages(mut self, pages: impl Pages) -> Self {
         self.pages = Arc::new(pages);
@@ -339,6 +356,13 @@ impl AuthBuilder {
                 });
             }
         }
+        if config.sid_without_issuer && providers.len() > 1 {
+            return Err(ConfigError::OutOfRange {
+                what: "front_channel_sid_without_issuer",
+                value: format!("{} providers", providers.len()),
+                allowed: "a single provider",
+            });
+        }
         let target = |what, value: &str| SafeTarget::from_config(what, value, &allowed);
         let after_sign_in = target("after_sign_in", &self.after_sign_in)?;
         let after_sign_out = self
@@ -375,6 +399,7 @@ impl AuthBuilder {
             after_sign_in,
             after_sign_out,
             pages: self.pages,
+            front_channel_waiting: Arc::new(Semaphore::new(MAX_FRONT_CHANNEL_WAITING)),
         })))
     }
 }

@@ -10,6 +10,9 @@ pub struct RegisteredUrls {
     pub redirect_uri: String,
     /// For `post_logout_redirect_uris` (RP-Initiated Logout section 3.1): where the provider's logout comes back to.
     pub post_logout_redirect_uri: String,
+    /// For `frontchannel_logout_uri` (Front-Channel Logout section 2), with `frontchannel_logout_session_required` on: what
+    /// the provider's logout page loads in a frame. It may carry a query of the app's own.
+    pub frontchannel_logout_uri: String,
 }
 
 /// A link to sign-in, with parameters for this one request. `Display` is the URL.

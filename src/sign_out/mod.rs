@@ -1,12 +1,14 @@
 //! Signing out: evict, end the session, expire its cookie, tell the hooks, and only then the provider (promise 2).
 
 mod after;
+mod front_channel;
 mod interrupted;
 mod request;
 mod rp_initiated;
 mod run;
 
 pub(crate) use self::after::{CallbackQuery, Onward, after_sign_out};
+pub(crate) use self::front_channel::front_channel;
 pub(crate) use self::interrupted::{forget, must_ask, unfinished};
 pub use self::request::EndSessionRequest;
 pub(crate) use self::rp_initiated::Exit;
