@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Why a sign-in ended. [`SignOutOthers`](Self::SignOutOthers), [`SignOutEverywhere`](Self::SignOutEverywhere),
-/// [`Operator`](Self::Operator), [`FrontChannel`](Self::FrontChannel) and [`BackChannel`](Self::BackChannel) are words of the store's
-/// contract that no route of this crate gives a removal yet.
+/// [`Operator`](Self::Operator) and [`BackChannel`](Self::BackChannel) are words of the store's contract that no route of this
+/// crate gives a removal yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Cause {
@@ -18,7 +18,7 @@ pub enum Cause {
     SignOutEverywhere,
     /// An operator ended it.
     Operator,
-    /// The provider's front-channel logout.
+    /// The provider's front-channel logout, which is not signed.
     FrontChannel,
     /// The provider's back-channel logout.
     BackChannel,

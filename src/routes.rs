@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 
 use crate::auth::Auth;
+use crate::cookie_fix::FramedElsewhere;
 use crate::core::{Core, Pages};
 use crate::csrf;
 use crate::current::Current;
@@ -241,9 +242,20 @@ async fn resume_by_get(current: Current, headers: HeaderMap) -> Response {
     resume(current, headers).await
 }
 
-async fn front_channel(current: Current, RawQuery(query): RawQuery) -> Response {
+async fn front_channel(
+    current: Current,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Response {
     let framed = sign_out::front_channel(&current, query.as_deref()).await;
-    pages::framed(framed.status, &framed.ancestors)
+    let mut response = pages::framed(framed.status, &framed.ancestors);
+    if headers
+        .get("sec-fetch-site")
+        .is_some_and(|site| site == "cross-site")
+    {
+        response.extensions_mut().insert(FramedElsewhere);
+    }
+    response
 }
 
 async fn returned(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {

@@ -294,6 +294,25 @@ async fn the_cookie_is_removed_where_it_comes_along_and_its_sign_in_ended_r15_r4
     assert_eq!(app.get(&mut bob, "/whoami").await.body(), "nobody");
 }
 
+/// Only a cookie with `SameSite=None; Secure` comes along there, and only such a removal is heeded.
+#[tokio::test]
+async fn in_a_frame_on_another_site_the_removal_is_one_that_browsers_heed_r15_r41() {
+    let (provider, app, mut alice) = signed_in(Setup::new()).await;
+    let query = query(provider.issuer(), &sid(&app, &mut alice).await);
+    let headers = [
+        ("cookie", &*cookies(&alice)),
+        ("sec-fetch-site", "cross-site"),
+    ];
+    let path = format!("{PATH}?{query}");
+    let answer = send(&app.router, "GET", &path, &headers, "").await;
+    let [removal] = answer.set_cookies()[..] else {
+        panic!("{:?}", answer.set_cookies())
+    };
+    assert!(removal.starts_with("id=;") && removal.contains("Max-Age=0"));
+    assert!(removal.contains("; SameSite=None") && removal.contains("; Secure"));
+    assert!(!removal.contains("Lax"));
+}
+
 #[tokio::test]
 async fn of_two_accounts_in_a_session_the_other_one_stays_r14() {
     let first = TestProvider::start().await;
