@@ -137,6 +137,7 @@ impl Auth {
             redirect_uri: self.0.url(&paths.sign_in_callback),
             post_logout_redirect_uri: self.0.url(&paths.sign_out_callback),
             frontchannel_logout_uri: self.0.url(&paths.front_channel),
+            backchannel_logout_uri: self.0.url(&paths.back_channel),
         }
     }
 

@@ -111,11 +111,12 @@ pub(crate) struct Paths {
     pub(crate) sign_out_callback: String,
     pub(crate) sign_out_resume: String,
     pub(crate) front_channel: String,
+    pub(crate) back_channel: String,
 }
 
 impl Paths {
     /// Each with the setting that it comes from.
-    pub(crate) fn all(&self) -> [(&'static str, &String); 6] {
+    pub(crate) fn all(&self) -> [(&'static str, &String); 7] {
         [
             ("sign_in_paths", &self.sign_in),
             ("sign_in_paths", &self.sign_in_callback),
@@ -123,6 +124,7 @@ impl Paths {
             ("sign_out_paths", &self.sign_out_callback),
             ("sign_out_resume_path", &self.sign_out_resume),
             ("front_channel_path", &self.front_channel),
+            ("back_channel_path", &self.back_channel),
         ]
     }
 }
@@ -136,6 +138,7 @@ impl Default for Paths {
             sign_out_callback: "/signout/callback".into(),
             sign_out_resume: "/signout/resume".into(),
             front_channel: "/signout/frontchannel".into(),
+            back_channel: "/signout/backchannel".into(),
         }
     }
 }
@@ -158,6 +161,7 @@ pub(crate) struct Config {
     pub(crate) sid_without_issuer: bool,
     pub(crate) redirect_to_sign_in: bool,
     pub(crate) no_store: bool,
+    pub(crate) accounts_in_plain: bool,
     pub(crate) sign_in_parameters: Vec<String>,
     /// How long a sign-out waits for the provider's metadata, when all that is local is done.
     pub(crate) metadata_wait: Duration,
@@ -184,6 +188,7 @@ impl Default for Config {
             sid_without_issuer: false,
             redirect_to_sign_in: false,
             no_store: true,
+            accounts_in_plain: false,
             sign_in_parameters: Vec::new(),
             metadata_wait: Duration::from_secs(3),
             sweep_every: Duration::from_secs(15),

@@ -274,6 +274,14 @@ impl AuthBuilder {
         self
     }
 
+    /// Whether events name the account's subject beside its hash. Default: off: who used the app when is personal data, which logs
+    /// often keep for longer than the app may. The hash, SHA-256 over issuer and subject, is the same in all events of an account;
+    /// who knows both can compute it.
+    pub fn subjects_in_events(mut self, on: bool) -> Self {
+        self.config.accounts_in_plain = on;
+        self
+    }
+
     /// Further query parameters that the sign-in route passes on to the provider, such as `domain_hint`. Default: none.
     pub fn sign_in_parameters<T: Into<String>>(
         mut self,
@@ -314,6 +322,12 @@ impl AuthBuilder {
     /// section 2 does not foresee. Only with a single provider, for else nobody could tell whose `sid` it is. Default: off.
     pub fn front_channel_sid_without_issuer(mut self, on: bool) -> Self {
         self.config.sid_without_issuer = on;
+        self
+    }
+
+    /// The path that the provider posts logout tokens to (Back-Channel Logout section 2.5). Default: `/signout/backchannel`.
+    pub fn back_channel_path(mut self, path: impl Into<String>) -> Self {
+        self.config.paths.back_channel = path.into();
         self
     }
 

@@ -5,6 +5,7 @@ use futures_util::future::join_all;
 use super::inner::Cache;
 use super::pending::Held;
 use crate::cause::Cause;
+use crate::events;
 use crate::hooks::Eviction;
 use crate::report::{EvictedSignIn, HookOutcome};
 use crate::store::{Removed, StoreError, Target};
@@ -66,6 +67,7 @@ impl Evicted {
             subject: eviction.account().subject().to_owned(),
             cause: eviction.cause(),
             tokens: eviction.count(),
+            account: eviction.removed().address.account,
         };
         self.evictions.iter().map(of).collect()
     }
@@ -120,14 +122,13 @@ impl Cache {
             .into_iter()
             .map(|removed| {
                 let eviction = Eviction::new(removed, correlation_id);
-                tracing::info!(
-                    target: "axum_signout::eviction",
-                    cause = %eviction.cause(),
-                    sign_in = %eviction.sign_in(),
-                    account = %eviction.removed().address.account,
-                    tokens = eviction.count(),
+                let address = eviction.removed().address;
+                events::evicted(
+                    self.who(&address.account, eviction.account()),
+                    address.id,
+                    eviction.cause(),
+                    eviction.count(),
                     correlation_id,
-                    "evicted"
                 );
                 eviction
             })

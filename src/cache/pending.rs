@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fmt;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +15,7 @@ use super::evict::Evicted;
 use super::inner::Cache;
 use super::live::Flag;
 use crate::cause::Cause;
+use crate::events::{self, Who};
 use crate::hooks::Eviction;
 use crate::id::{AccountHash, Address, Selector, SignInId};
 use crate::store::{Removal, StoreError, Stored, Target};
@@ -29,11 +29,11 @@ pub(super) enum Held {
     Closing(Selector),
 }
 
-impl fmt::Display for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Held {
+    fn who(&self) -> Option<Who<'_>> {
         match self {
-            Self::Target(target) => write!(f, "account {}", target.account()),
-            Self::Closing(selector) => write!(f, "selector {selector}"),
+            Self::Target(target) => Some(Who::unnamed(target.account())),
+            Self::Closing(_) => None,
         }
     }
 }
@@ -47,14 +47,7 @@ impl Cache {
         correlation: &str,
         error: &StoreError,
     ) {
-        tracing::error!(
-            target: "axum_signout::eviction",
-            %error,
-            cause = %removal.cause,
-            of = %held,
-            correlation_id = correlation,
-            "eviction pending"
-        );
+        events::eviction_pending(held.who(), removal.cause, correlation, error);
         // Before the flags: a request that opens the sign-in after they were flipped must find it here.
         let retried = self.0.pending.add(&held, removal.cause);
         let live = &self.0.live;
@@ -72,6 +65,7 @@ impl Cache {
         }
         if !retried {
             tracing::error!("too many evictions are pending: one more is not retried");
+            events::eviction_settled(held.who(), removal.cause, correlation, true);
             return;
         }
         let (cache, correlation_id) = (self.clone(), correlation.to_owned());
@@ -104,13 +98,7 @@ impl Cache {
             match self.try_again(&held, &removal, correlation_id).await {
                 Ok(evictions) => {
                     self.0.pending.done(&held);
-                    tracing::info!(
-                        target: "axum_signout::eviction",
-                        cause = %removal.cause,
-                        of = %held,
-                        correlation_id,
-                        "pending eviction done"
-                    );
+                    events::eviction_settled(held.who(), removal.cause, correlation_id, false);
                     let evicted = Evicted::of(evictions);
                     self.conclude(removal.cause, correlation_id, evicted).await;
                     return;
@@ -126,6 +114,7 @@ impl Cache {
             }
         }
         self.0.pending.done(&held);
+        events::eviction_settled(held.who(), removal.cause, correlation_id, true);
     }
 
     async fn try_again(

@@ -21,6 +21,7 @@ use crate::cache::SignIn;
 use crate::cause::Cause;
 use crate::core::Core;
 use crate::current::Current;
+use crate::events;
 use crate::id::{OperationId, Selector};
 use crate::provider::Provider;
 use crate::store::StoreError;
@@ -46,6 +47,17 @@ enum Refused {
     Empty,
     /// No `sid`, or none where one is needed.
     Incomplete,
+}
+
+impl Refused {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::TooLong => "too_long",
+            Self::Doubled => "doubled_parameter",
+            Self::Empty => "empty_parameter",
+            Self::Incomplete => "missing_parameter",
+        }
+    }
 }
 
 impl Named {
@@ -98,11 +110,7 @@ pub(crate) async fn front_channel(current: &Current, query: Option<&str>) -> Fra
     let named = match Named::parse(query, sole) {
         Ok(named) => named,
         Err(refused) => {
-            tracing::info!(
-                target: "axum_signout::sign_out",
-                reason = ?refused,
-                "a front-channel logout was refused"
-            );
+            events::front_channel("refused", refused.as_str());
             return Framed {
                 status: StatusCode::BAD_REQUEST,
                 ancestors: ancestors(providers),
@@ -110,10 +118,7 @@ pub(crate) async fn front_channel(current: &Current, query: Option<&str>) -> Fra
         }
     };
     let Some(provider) = core.cache.provider(&named.issuer) else {
-        tracing::info!(
-            target: "axum_signout::sign_out",
-            "a front-channel logout of an unknown issuer was ignored"
-        );
+        events::front_channel("ignored", "issuer");
         return Framed {
             status: StatusCode::OK,
             ancestors: ancestors(providers),
@@ -122,10 +127,10 @@ pub(crate) async fn front_channel(current: &Current, query: Option<&str>) -> Fra
     let selector = Selector::sid(provider.issuer(), provider.client_id(), &named.sid);
     let ancestors = ancestors(std::slice::from_ref(provider));
     let task = {
-        let (current, issuer) = (current.clone(), named.issuer);
+        let current = current.clone();
         let tasks = core.cache.tasks().clone();
         // The browser drops the frame as soon as the provider's page moves on.
-        tasks.spawn(async move { sign_out(&current, selector, &issuer).await })
+        tasks.spawn(async move { sign_out(&current, selector).await })
     };
     let status = match task.await {
         Ok(true) => StatusCode::OK,
@@ -136,31 +141,29 @@ pub(crate) async fn front_channel(current: &Current, query: Option<&str>) -> Fra
 }
 
 /// `false` if the token store has not confirmed it.
-async fn sign_out(current: &Current, selector: Selector, issuer: &str) -> bool {
+async fn sign_out(current: &Current, selector: Selector) -> bool {
     let core = current.core();
-    match evict(core, &selector, issuer).await {
+    match evict(core, &selector).await {
         Ok(pending) => {
             leave_session(current).await;
             pending == 0
         }
         Err(error) => {
-            tracing::error!(
-                target: "axum_signout::sign_out",
-                %error,
-                issuer,
-                "a front-channel logout found the token store away"
-            );
-            look_again(core, selector, issuer.to_owned());
+            tracing::error!(%error, "a front-channel logout found the token store away");
+            events::front_channel("pending", "store");
+            look_again(core, selector);
             false
         }
     }
 }
 
 /// How many evictions are pending then.
-async fn evict(core: &Core, selector: &Selector, issuer: &str) -> Result<usize, StoreError> {
+async fn evict(core: &Core, selector: &Selector) -> Result<usize, StoreError> {
     if core.cache.store().members(selector).await?.is_empty() {
+        events::front_channel("ignored", "sid");
         return Ok(0);
     }
+    events::front_channel("accepted", "");
     let correlation_id = OperationId::random().to_string();
     let cause = Cause::FrontChannel;
     let cache = &core.cache;
@@ -168,14 +171,6 @@ async fn evict(core: &Core, selector: &Selector, issuer: &str) -> Result<usize, 
         .evict_selected(selector, cause, None, &correlation_id)
         .await;
     let pending = evicted.pending;
-    tracing::info!(
-        target: "axum_signout::sign_out",
-        correlation_id,
-        issuer,
-        evicted = evicted.evictions.len(),
-        pending,
-        "front-channel logout"
-    );
     cache.conclude_later(cause, &correlation_id, evicted);
     Ok(pending)
 }
@@ -201,7 +196,7 @@ const PAUSES: [u64; 9] = [1, 2, 5, 10, 30, 60, 120, 180, 180];
 /// Whether anybody has that `sid` could not be seen, so nothing can be held back; the provider will not send this again. A
 /// limited number of them wait, since a stranger could send any number: those beyond it are lost, which the answer does not
 /// hide.
-fn look_again(core: &Arc<Core>, selector: Selector, issuer: String) {
+fn look_again(core: &Arc<Core>, selector: Selector) {
     let Ok(waiting) = core.front_channel_waiting.clone().try_acquire_owned() else {
         return;
     };
@@ -215,15 +210,11 @@ fn look_again(core: &Arc<Core>, selector: Selector, issuer: String) {
                 () = tokio::time::sleep(Duration::from_secs(pause)) => {}
                 () = stopped.cancelled() => return,
             }
-            if evict(&core, &selector, &issuer).await.is_ok() {
+            if evict(&core, &selector).await.is_ok() {
                 return;
             }
         }
-        tracing::error!(
-            target: "axum_signout::sign_out",
-            issuer,
-            "a front-channel logout is given up"
-        );
+        tracing::error!("a front-channel logout is given up");
     });
 }
 

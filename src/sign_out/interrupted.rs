@@ -385,12 +385,6 @@ pub(super) async fn resume(
     if exit.is_some() {
         tags.iter().for_each(|tag| expire(current, tag));
     }
-    tracing::info!(
-        target: "axum_signout::sign_out",
-        correlation_id,
-        provider = ?provider,
-        "an interrupted sign-out goes on"
-    );
     Some(Resumed {
         correlation_id,
         provider,

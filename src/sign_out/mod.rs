@@ -1,6 +1,7 @@
 //! Signing out: evict, end the session, expire its cookie, tell the hooks, and only then the provider (promise 2).
 
 mod after;
+mod back_channel;
 mod front_channel;
 mod interrupted;
 mod request;
@@ -8,6 +9,7 @@ mod rp_initiated;
 mod run;
 
 pub(crate) use self::after::{CallbackQuery, Onward, after_sign_out};
+pub(crate) use self::back_channel::{Refusal, back_channel};
 pub(crate) use self::front_channel::front_channel;
 pub(crate) use self::interrupted::{forget, must_ask, unfinished};
 pub use self::request::EndSessionRequest;
