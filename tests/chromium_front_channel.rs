@@ -55,7 +55,7 @@ impl Scene {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let app = format!("http://{}", listener.local_addr().expect("bound"));
         let client = TestClient::new(CLIENT).secret(SECRET).app(&app);
-        provider.add_client(client.app_logout_channels(&app));
+        provider.add_client(client.frontchannel_logout_uri(format!("{app}{PATH}")));
 
         let causes = Arc::new(Mutex::new(Vec::new()));
         let seen = causes.clone();

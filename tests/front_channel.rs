@@ -19,7 +19,8 @@ const PATH: &str = "/signout/frontchannel";
 fn set_up(provider: &TestProvider) -> impl FnOnce(&str) {
     |base| {
         let client = TestClient::new(CLIENT).secret(SECRET).app(base);
-        provider.add_client(client.app_logout_channels(base));
+        // Not the back channel too, which would come first.
+        provider.add_client(client.frontchannel_logout_uri(format!("{base}{PATH}")));
     }
 }
 
