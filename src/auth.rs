@@ -120,6 +120,17 @@ impl Auth {
         self.0.url(&self.0.config.paths.sign_out)
     }
 
+    /// Where a form or a link leads that goes on with an interrupted sign-out, shown where
+    /// [`SignOut::unfinished`](crate::SignOut::unfinished) is not `None`.
+    ///
+    /// It ends nothing here, since that was done when the sign-out began: it sends the user to the provider's logout once more.
+    /// POST is defended like [`/signout`](Self::sign_out_url), GET takes navigations from this origin only. Where there is nothing
+    /// to go on with, or the provider is still out of reach, the user goes where a sign-out ends; who is signed in stays signed in.
+    #[must_use]
+    pub fn sign_out_resume_url(&self) -> String {
+        self.0.url(&self.0.config.paths.sign_out_resume)
+    }
+
     /// What to register at the provider.
     #[must_use]
     pub fn registered_urls(&self) -> RegisteredUrls {
@@ -127,6 +138,7 @@ impl Auth {
         RegisteredUrls {
             redirect_uri: self.0.url(&paths.sign_in_callback),
             post_logout_redirect_uri: self.0.url(&paths.sign_out_callback),
+            frontchannel_logout_uri: self.0.url(&paths.front_channel),
             backchannel_logout_uri: self.0.url(&paths.back_channel),
         }
     }

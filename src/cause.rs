@@ -4,8 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a sign-in ended. [`FrontChannel`](Self::FrontChannel) is a word of the store's contract that no route of this crate gives a
-/// removal yet.
+/// Why a sign-in ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Cause {
@@ -17,7 +16,7 @@ pub enum Cause {
     SignOutEverywhere,
     /// An operator ended it, or all of the account's.
     Operator,
-    /// The provider's front-channel logout.
+    /// The provider's front-channel logout, which is not signed.
     FrontChannel,
     /// The provider's back-channel logout: it sent a logout token.
     BackChannel,

@@ -109,7 +109,24 @@ pub(crate) struct Paths {
     pub(crate) sign_in_callback: String,
     pub(crate) sign_out: String,
     pub(crate) sign_out_callback: String,
+    pub(crate) sign_out_resume: String,
+    pub(crate) front_channel: String,
     pub(crate) back_channel: String,
+}
+
+impl Paths {
+    /// Each with the setting that it comes from.
+    pub(crate) fn all(&self) -> [(&'static str, &String); 7] {
+        [
+            ("sign_in_paths", &self.sign_in),
+            ("sign_in_paths", &self.sign_in_callback),
+            ("sign_out_paths", &self.sign_out),
+            ("sign_out_paths", &self.sign_out_callback),
+            ("sign_out_resume_path", &self.sign_out_resume),
+            ("front_channel_path", &self.front_channel),
+            ("back_channel_path", &self.back_channel),
+        ]
+    }
 }
 
 impl Default for Paths {
@@ -119,6 +136,8 @@ impl Default for Paths {
             sign_in_callback: "/signin/callback".into(),
             sign_out: "/signout".into(),
             sign_out_callback: "/signout/callback".into(),
+            sign_out_resume: "/signout/resume".into(),
+            front_channel: "/signout/frontchannel".into(),
             back_channel: "/signout/backchannel".into(),
         }
     }
@@ -138,6 +157,8 @@ pub(crate) struct Config {
     pub(crate) long_url: LongUrl,
     pub(crate) max_url: usize,
     pub(crate) get_sign_out: bool,
+    /// Whether a front-channel logout may leave out the issuer.
+    pub(crate) sid_without_issuer: bool,
     pub(crate) redirect_to_sign_in: bool,
     pub(crate) no_store: bool,
     pub(crate) accounts_in_plain: bool,
@@ -164,6 +185,7 @@ impl Default for Config {
             long_url: LongUrl::FormPost,
             max_url: 4096,
             get_sign_out: false,
+            sid_without_issuer: false,
             redirect_to_sign_in: false,
             no_store: true,
             accounts_in_plain: false,

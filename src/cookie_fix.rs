@@ -87,8 +87,35 @@ fn repaired<const SECURE: bool, B>(mut response: Response<B>) -> Response<B> {
     if let Some(keep) = response.extensions_mut().remove::<KeepSessionCookie>() {
         keep.drop_removals(response.headers_mut());
     }
+    if response
+        .extensions_mut()
+        .remove::<FramedElsewhere>()
+        .is_some()
+    {
+        allow_in_frames(response.headers_mut());
+    }
     repair_all(response.headers_mut(), SECURE);
     response
+}
+
+/// Left in a response by the layer inside: it goes into a frame on a page of another site. The session's cookie came along, so
+/// it is one with `SameSite=None; Secure`, and there browsers heed no other removal.
+#[derive(Clone)]
+pub(crate) struct FramedElsewhere;
+
+fn allow_in_frames(headers: &mut HeaderMap) {
+    let header::Entry::Occupied(mut cookies) = headers.entry(header::SET_COOKIE) else {
+        return;
+    };
+    for value in cookies.iter_mut() {
+        if removal(value.as_bytes()).is_some_and(|(_, has)| !has.same_site) {
+            let allowed = [value.as_bytes(), b"; SameSite=None"].concat();
+            // Only ASCII was added.
+            if let Ok(allowed) = HeaderValue::from_bytes(&allowed) {
+                *value = allowed;
+            }
+        }
+    }
 }
 
 /// Left in a response by the layer inside: the session layer's removal of the cookie must not be sent. The request named a

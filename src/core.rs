@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
 
+use tokio::sync::Semaphore;
 use tower_http::csrf::CsrfLayer;
 
 use crate::cache::Cache;
@@ -61,6 +62,8 @@ pub(crate) struct Core {
     pub(crate) after_sign_out: Option<SafeTarget>,
     pub(crate) pages: Arc<dyn Pages>,
     pub(crate) sign_in_label: Option<LabelFn>,
+    /// Room for front-channel logouts that wait for the token store.
+    pub(crate) front_channel_waiting: Arc<Semaphore>,
 }
 
 /// What the app calls a sign-in, by the request that ends it.
@@ -96,15 +99,8 @@ impl Core {
             url => url.to_owned(),
         };
         let page = whole.split(['?', '#']).next().unwrap_or_default();
-        let paths = &self.config.paths;
-        let own = [
-            &paths.sign_in,
-            &paths.sign_in_callback,
-            &paths.sign_out,
-            &paths.sign_out_callback,
-            &paths.back_channel,
-        ];
-        let is_own = own.into_iter().any(|path| self.url(path) == page);
+        let own = self.config.paths.all();
+        let is_own = own.into_iter().any(|(_, path)| self.url(path) == page);
         (!is_own).then_some(target)
     }
 

@@ -214,6 +214,18 @@ pub(crate) fn logout_token(refused: Option<&'static str>, correlation_id: &str) 
     }
 }
 
+/// A provider's page loaded ours: what came of it, and why not more. Who is signed out by it is told as for every sign-out.
+pub(crate) fn front_channel(outcome: &'static str, reason: &'static str) {
+    let name = "axum_signout_front_channel_total";
+    count(name, &[("outcome", outcome), ("reason", reason)]);
+    tracing::info!(
+        target: "axum_signout::front_channel",
+        outcome,
+        reason,
+        "front-channel logout"
+    );
+}
+
 /// A sign-out that another site asked for.
 pub(crate) fn sign_out_refused() {
     count("axum_signout_sign_outs_refused_total", &[]);

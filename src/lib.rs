@@ -87,7 +87,7 @@ pub use crate::service::AuthService;
 pub use crate::session::AnySession;
 pub use crate::sign_ins::{SignInSummary, SignIns};
 pub use crate::sign_out::EndSessionRequest;
-pub use crate::signed_out::{SignOut, SignedOut};
+pub use crate::signed_out::{SignOut, SignedOut, Unfinished};
 pub use crate::token::{AccessToken, IdToken, IdTokenField, TokenSet};
 
 /// The examples of the README compile.

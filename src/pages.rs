@@ -94,6 +94,30 @@ pub(crate) fn signed_out() -> Response {
     Page::new("You are signed out", "<p>You can close this page now.</p>").response(StatusCode::OK)
 }
 
+/// What the provider's logout page loads in a frame (R15): the same whatever it asked for. `ancestors` are origins, as sources
+/// of the policy. There is no `X-Frame-Options`, which can name no origin.
+pub(crate) fn framed(status: StatusCode, ancestors: &str) -> Response {
+    let body = "<!doctype html><html lang=\"en\"><title>Signing out</title></html>";
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    let policy = format!("default-src 'none'; frame-ancestors {ancestors}");
+    // The origins of URLs that were parsed are ASCII.
+    let policy = HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static(
+        "default-src 'none'; frame-ancestors 'none'",
+    ));
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    response
+}
+
 /// For a navigation to a page that needs an account.
 pub(crate) fn not_signed_in(sign_in_url: &str) -> Response {
     let link = Escaped(sign_in_url);

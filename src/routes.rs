@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 
 use crate::auth::Auth;
+use crate::cookie_fix::FramedElsewhere;
 use crate::core::{Core, Pages};
 use crate::csrf;
 use crate::current::Current;
@@ -43,16 +44,17 @@ impl Auth {
             .route(&paths.sign_in_callback, no_store(get(callback)))
     }
 
-    /// `POST /signout`, `GET /signout/callback` and `POST /signout/backchannel`, for apps with a sign-in of their own.
+    /// `POST /signout`, `GET /signout/callback`, `/signout/resume`, `GET /signout/frontchannel` and `POST /signout/backchannel`, for
+    /// apps with a sign-in of their own.
     pub fn sign_out_routes<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
         let core = self.core();
         let paths = &core.config.paths;
         let pages = core.pages.clone();
-        let mut sign_out = post(by_post).layer(
-            core.csrf
-                .clone()
-                .with_rejection_response(move |_| forbidden(&*pages)),
-        );
+        let csrf = core
+            .csrf
+            .clone()
+            .with_rejection_response(move |_| forbidden(&*pages));
+        let mut sign_out = post(by_post).layer(csrf.clone());
         if core.config.get_sign_out {
             sign_out = sign_out.get(by_get);
         }
@@ -62,6 +64,11 @@ impl Auth {
                 no_store(sign_out.layer(DefaultBodyLimit::max(MAX_FORM))),
             )
             .route(&paths.sign_out_callback, no_store(get(returned)))
+            .route(
+                &paths.sign_out_resume,
+                no_store(post(resume).layer(csrf).get(resume_by_get)),
+            )
+            .route(&paths.front_channel, no_store(get(front_channel)))
             .route(&paths.back_channel, no_store(back_channel(core.clone())))
     }
 }
@@ -254,6 +261,36 @@ async fn signing_out(
         )
         .into_response(),
     }
+}
+
+async fn resume(current: Current, headers: HeaderMap) -> Response {
+    let exit = sign_out::go_on(&current, &headers).await;
+    leave(&exit, current.asks())
+}
+
+/// For the link of a banner. It ends nothing here, but where the user goes is not for other sites to say.
+async fn resume_by_get(current: Current, headers: HeaderMap) -> Response {
+    let core = current.core();
+    if !csrf::same_origin_get(&headers, &core.base) {
+        return forbidden(&*core.pages);
+    }
+    resume(current, headers).await
+}
+
+async fn front_channel(
+    current: Current,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let framed = sign_out::front_channel(&current, query.as_deref()).await;
+    let mut response = pages::framed(framed.status, &framed.ancestors);
+    if headers
+        .get("sec-fetch-site")
+        .is_some_and(|site| site == "cross-site")
+    {
+        response.extensions_mut().insert(FramedElsewhere);
+    }
+    response
 }
 
 async fn returned(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {

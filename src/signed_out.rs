@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::clock::Timestamp;
 use crate::current::{Asks, Current};
 use crate::extract::AuthRejection;
 use crate::pages;
@@ -67,32 +68,44 @@ impl SignOut {
         }
     }
 
-    /// Whether this browser was sent to a provider's logout within the last
-    /// [few minutes](crate::AuthBuilder::sign_out_timeout) and did not come back. Here everything is done; at the provider the
-    /// user may still be signed in, and the app can offer to [finish](Self::finish) that. The next sign-in asks for a fresh
-    /// login in any case, and ends this; an app with a sign-in of its own asks with `prompt=login` meanwhile.
+    /// The sign-out for which this browser was sent to a provider's logout within the last
+    /// [few minutes](crate::AuthBuilder::sign_out_timeout) and did not come back, or for which that logout could not be found.
+    /// Here everything is done; at the provider the user may still be signed in, and the app can show a banner with a way to
+    /// [go on](crate::Auth::sign_out_resume_url). The next sign-in at that provider asks for a fresh login in any case, and ends
+    /// this; an app with a sign-in of its own asks with `prompt=login` meanwhile.
+    ///
+    /// This reads a cookie and asks nobody. A copy of the cookie that was settled since is found out by the store when the
+    /// user goes on or signs in.
     ///
     /// ```
-    /// # use axum_signout::{SignOut, SignedOut};
-    /// async fn start_page(sign_out: SignOut) -> &'static str {
-    ///     match sign_out.is_unfinished() {
-    ///         true => "<form method=post action=/finish><button>Finish signing out</button></form>",
-    ///         false => "Hello.",
+    /// # use axum_signout::{Auth, SignOut};
+    /// async fn start_page(auth: Auth, sign_out: SignOut) -> String {
+    ///     match sign_out.unfinished() {
+    ///         Some(unfinished) => format!(
+    ///             "<form method=post action={}>You may still be signed in at {}. <button>Sign out there</button></form>",
+    ///             auth.sign_out_resume_url(),
+    ///             unfinished.issuers().join(" and "),
+    ///         ),
+    ///         None => "Hello.".into(),
     ///     }
-    /// }
-    ///
-    /// async fn finish(sign_out: SignOut) -> SignedOut {
-    ///     sign_out.finish().await
     /// }
     /// ```
     #[must_use]
-    pub fn is_unfinished(&self) -> bool {
-        unfinished(self.current.core(), &self.headers).is_some()
+    pub fn unfinished(&self) -> Option<Unfinished> {
+        let (issuers, since) = unfinished(self.current.core(), &self.headers)?;
+        Some(Unfinished { issuers, since })
     }
 
-    /// Sends the user to the provider's logout once more, where [`is_unfinished`](Self::is_unfinished). The provider is told the
-    /// client only, since the ID token is gone, and will ask the user. Who has signed in again meanwhile stays signed in here.
-    /// Otherwise, or if the provider's logout cannot be found, this is [`run`](Self::run) with nothing asked for.
+    /// Whether there is an [unfinished](Self::unfinished) sign-out.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished().is_some()
+    }
+
+    /// Sends the user to the provider's logout once more, where a sign-out [is unfinished](Self::unfinished): what
+    /// [`/signout/resume`](crate::Auth::sign_out_resume_url) does, for a handler of the app's own. The provider is told the client
+    /// only, since the ID token is gone, and will ask the user. Who has signed in again meanwhile stays signed in here. Where
+    /// nothing is unfinished, this is [`run`](Self::run) with nothing asked for.
     pub async fn finish(&self) -> SignedOut {
         match finish(&self.current, &self.headers).await {
             Some(outcome) => SignedOut {
@@ -101,6 +114,27 @@ impl SignOut {
             },
             None => self.run(EndSessionRequest::new()).await,
         }
+    }
+}
+
+/// A sign-out that is done here, and at a provider perhaps not: see [`SignOut::unfinished`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    issuers: Vec<String>,
+    since: Timestamp,
+}
+
+impl Unfinished {
+    /// The issuers whose logout the user has not come back from, in the order in which going on leads there.
+    #[must_use]
+    pub fn issuers(&self) -> &[String] {
+        &self.issuers
+    }
+
+    /// When the user signed out here.
+    #[must_use]
+    pub fn since(&self) -> Timestamp {
+        self.since
     }
 }
 

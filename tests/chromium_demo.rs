@@ -336,9 +336,24 @@ async fn a_sign_out_that_was_left_at_the_provider_can_be_finished_later_r8() {
     chromium.goto(&scene.demo.url).await;
     chromium.wait_for("#unfinished").await;
     chromium.screenshot("demo-7-unfinished").await;
+    // The banner's button is a form for the crate's own route.
+    let action = "return document.querySelector('#unfinished').action";
+    let resume = scene.demo.auth.sign_out_resume_url();
+    assert_eq!(chromium.execute(action).await, resume);
+    chromium.click_id("finish").await;
+    chromium.wait_for("#confirm-logout").await;
+
+    // Once more closed midway, and once more there.
+    scene.close_tab_for_a_new_one().await;
+    chromium.goto(&scene.demo.url).await;
+    chromium.wait_for("#unfinished").await;
     scene.sign_out("finish").await;
     assert!(!chromium.exists("#unfinished").await);
     assert!(scene.demo.provider.sessions().is_empty());
+
+    // Nothing is left to go on with.
+    chromium.goto(&resume).await;
+    scene.wait_for_home().await;
 }
 
 #[tokio::test]

@@ -886,6 +886,54 @@ async fn the_callback_without_the_right_state_is_a_neutral_page_r7() {
     assert_eq!(calls.load(Ordering::SeqCst), 1);
 }
 
+/// The OpenID Foundation's modules for the relying party's own sign-out: what the provider's redirect brings back, and what the
+/// user sees then.
+async fn rp_init_logout(edit: Option<Fault>, arrives_at: &str) {
+    let setup = Setup::new().auth(|auth| auth.after_sign_out("/"));
+    let (provider, app, mut browser) = signed_in(setup).await;
+    if let Some(fault) = edit {
+        provider.faults().always(Endpoint::EndSession, fault);
+    }
+    browser.post_form("/signout", &[]).await.unwrap();
+    let sent = |event: &Event| {
+        matches!(
+            event,
+            Event::EndSessionRequested {
+                hint: Some(_),
+                state: Some(_),
+                ..
+            }
+        )
+    };
+    assert_eq!(provider.count(sent), 1);
+    let page = browser.submit("confirm-logout", &[]).await.unwrap();
+    assert_eq!(
+        (page.status().as_u16(), page.url().path()),
+        (200, arrives_at)
+    );
+    assert!(provider.sessions().is_empty());
+    assert_eq!(sign_ins(&app).await, 0);
+    assert!(!browser.cookies("127.0.0.1").contains(&"id".to_owned()));
+    assert_eq!(app.get(&mut browser, "/whoami").await.body(), "nobody");
+}
+
+#[tokio::test]
+async fn oidcc_client_test_rp_init_logout_r2_r3_r7() {
+    rp_init_logout(None, "/").await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_rp_init_logout_no_state_r7() {
+    let fault = Fault::Without("state".into());
+    rp_init_logout(Some(fault), "/signout/callback").await;
+}
+
+#[tokio::test]
+async fn oidcc_client_test_rp_init_logout_other_state_r7() {
+    let fault = Fault::Set("state".into(), json!("another-state"));
+    rp_init_logout(Some(fault), "/signout/callback").await;
+}
+
 #[tokio::test]
 async fn the_callback_leaves_a_session_alone_r7() {
     let (_provider, app, mut browser) = signed_in(Setup::new()).await;

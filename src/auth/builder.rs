@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::http::request::Parts;
 use axum_extra::extract::cookie::Key;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::cache::{Cache, CacheParts};
@@ -22,6 +23,9 @@ use crate::return_url::{Allowlist, BaseUrl, SafeTarget};
 use crate::store::{MemoryTokenStore, TokenStore};
 
 use super::Auth;
+
+/// Most front-channel logouts that wait for a token store that is away: they come from strangers, too.
+const MAX_FRONT_CHANNEL_WAITING: usize = 1024;
 
 /// Builds an [`Auth`].
 #[must_use]
@@ -340,6 +344,25 @@ impl AuthBuilder {
         self
     }
 
+    /// The path that goes on with an interrupted sign-out. Default: `/signout/resume`.
+    pub fn sign_out_resume_path(mut self, path: impl Into<String>) -> Self {
+        self.config.paths.sign_out_resume = path.into();
+        self
+    }
+
+    /// The path of front-channel logout, for the provider's page to load. Default: `/signout/frontchannel`.
+    pub fn front_channel_path(mut self, path: impl Into<String>) -> Self {
+        self.config.paths.front_channel = path.into();
+        self
+    }
+
+    /// Takes a front-channel logout that says `sid` without `iss`, as Entra's do, which OpenID Connect Front-Channel Logout
+    /// section 2 does not foresee. Only with a single provider, for else nobody could tell whose `sid` it is. Default: off.
+    pub fn front_channel_sid_without_issuer(mut self, on: bool) -> Self {
+        self.config.sid_without_issuer = on;
+        self
+    }
+
     /// The path that the provider posts logout tokens to (Back-Channel Logout section 2.5). Default: `/signout/backchannel`.
     pub fn back_channel_path(mut self, path: impl Into<String>) -> Self {
         self.config.paths.back_channel = path.into();
@@ -385,6 +408,13 @@ impl AuthBuilder {
                 });
             }
         }
+        if config.sid_without_issuer && providers.len() > 1 {
+            return Err(ConfigError::OutOfRange {
+                what: "front_channel_sid_without_issuer",
+                value: format!("{} providers", providers.len()),
+                allowed: "a single provider",
+            });
+        }
         let target = |what, value: &str| SafeTarget::from_config(what, value, &allowed);
         let after_sign_in = target("after_sign_in", &self.after_sign_in)?;
         let after_sign_out = self
@@ -422,19 +452,13 @@ impl AuthBuilder {
             after_sign_out,
             pages: self.pages,
             sign_in_label: self.sign_in_label,
+            front_channel_waiting: Arc::new(Semaphore::new(MAX_FRONT_CHANNEL_WAITING)),
         })))
     }
 }
 
 fn check_paths(config: &Config) -> Result<(), ConfigError> {
-    let paths = &config.paths;
-    let all = [
-        ("sign_in_paths", &paths.sign_in),
-        ("sign_in_paths", &paths.sign_in_callback),
-        ("sign_out_paths", &paths.sign_out),
-        ("sign_out_paths", &paths.sign_out_callback),
-        ("back_channel_path", &paths.back_channel),
-    ];
+    let all = config.paths.all();
     for (at, (what, path)) in all.iter().enumerate() {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');
         let is_path = path.starts_with('/') && !path.contains("//") && path.chars().all(plain);

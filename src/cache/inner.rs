@@ -153,6 +153,11 @@ impl Cache {
         &self.0.tasks
     }
 
+    /// For what waits for a store: the process is about to end.
+    pub(crate) fn stopped(&self) -> &CancellationToken {
+        &self.0.stopped
+    }
+
     pub(crate) fn providers(&self) -> &[Provider] {
         &self.0.providers
     }

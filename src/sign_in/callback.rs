@@ -81,7 +81,10 @@ pub(crate) async fn callback(current: &Current, request: &Parts) -> Result<Next,
         }
         Err(error) => return Err(error.into()),
     }
-    forget(current, headers);
+    // R8: not by a sign-in that had begun before the sign-out, and may have gone through unasked.
+    if pending.query.asks_for_login() {
+        forget(current, headers, &pending.issuer).await;
+    }
     let target = pending
         .target
         .as_deref()

@@ -12,7 +12,7 @@ use crate::events;
 use crate::id::{ClaimName, random_text};
 use crate::provider::{AuthorizationRequest, Provider, prompt};
 use crate::return_url::SafeTarget;
-use crate::sign_out::unfinished;
+use crate::sign_out::must_ask;
 
 /// What the cookies are called that say what the user has to be asked for.
 const WANTED: &str = "wanted";
@@ -84,6 +84,12 @@ impl StartQuery {
         self.max_age.map(Duration::from_secs)
     }
 
+    /// Whether the provider was asked for a fresh login.
+    pub(super) fn asks_for_login(&self) -> bool {
+        let prompt = self.prompt.as_deref().unwrap_or_default();
+        prompt.split_ascii_whitespace().any(|one| one == "login")
+    }
+
     /// Scopes besides those of the configuration.
     pub(super) fn scopes(&self) -> Vec<&str> {
         let wanted = self.wanted.iter().flat_map(|wanted| &wanted.scopes);
@@ -134,7 +140,7 @@ pub(crate) async fn start(
         ),
     };
     let mut query = query;
-    if unfinished(core, headers).is_some() {
+    if must_ask(current, headers, provider.issuer()).await {
         // R8: the sign-out at the provider may not have happened, so its session must not sign this user in again
         // unasked, whatever else the provider is to ask.
         let own = query.prompt.take().unwrap_or_default();

@@ -3,13 +3,17 @@
 mod after;
 mod back_channel;
 mod elsewhere;
+mod front_channel;
+mod interrupted;
 mod request;
 mod rp_initiated;
 mod run;
 
-pub(crate) use self::after::{CallbackQuery, Onward, after_sign_out, finish, forget, unfinished};
+pub(crate) use self::after::{CallbackQuery, Onward, after_sign_out};
 pub(crate) use self::back_channel::{Refusal, back_channel};
 pub(crate) use self::elsewhere::end;
+pub(crate) use self::front_channel::front_channel;
+pub(crate) use self::interrupted::{forget, must_ask, unfinished};
 pub use self::request::EndSessionRequest;
 pub(crate) use self::rp_initiated::Exit;
-pub(crate) use self::run::{Outcome, end_session, renew_session, sign_out};
+pub(crate) use self::run::{Outcome, end_session, finish, go_on, renew_session, sign_out};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use url::Url;
 
-use super::after::{remember, resume};
+use super::interrupted::{UnderWay, resume, search};
 use super::request::{Back, EndSessionRequest, Hint, Whom};
 use super::rp_initiated::{EndSession, Exit};
 use crate::cache::{Evicted, Order, SignIn};
@@ -231,6 +231,25 @@ async fn move_in(session: &AnySession, held: &SessionData) -> Result<(), Session
     session.save().await
 }
 
+/// R8: to the provider's logout once more; `None` if no sign-out is unfinished. All else was done when it began, so this says
+/// where the provider stands and nothing more.
+pub(crate) async fn finish(current: &Current, headers: &HeaderMap) -> Option<Outcome> {
+    let resumed = resume(current, headers, None).await?;
+    let mut report = SignOutReport::new(Cause::UserSignOut, resumed.correlation_id);
+    report.provider = resumed.provider;
+    current.core().cache.publish(report.clone());
+    let exit = resumed.exit.unwrap_or_else(|| home(current.core()));
+    Some(Outcome { report, exit })
+}
+
+/// R8: the same for a request that may come for nothing, which then ends where a sign-out does.
+pub(crate) async fn go_on(current: &Current, headers: &HeaderMap) -> Exit {
+    match finish(current, headers).await {
+        Some(outcome) => outcome.exit,
+        None => home(current.core()),
+    }
+}
+
 /// Where a sign-out ends that does not go through the provider.
 fn home(core: &Core) -> Exit {
     match &core.after_sign_out {
@@ -276,77 +295,66 @@ async fn way_out(
         let nobody = current.opened().is_empty() && request.is_plain();
         return match nobody {
             true => match resume(current, headers, wanted.as_ref()).await {
-                Some((exit, issuer)) => {
-                    report.provider = ProviderOutcome::Redirected { issuer };
-                    exit
+                Some(resumed) => {
+                    report.provider = resumed.provider;
+                    resumed.exit.unwrap_or(here)
                 }
                 None => here,
             },
             false => here,
         };
     }
-    let mut rest = issuers.into_iter();
-    while let Some(issuer) = rest.next() {
-        let stored = hints.iter().find(|(of, _)| *of == issuer);
-        let hint = match &request.hint {
-            Hint::Stored => stored.and_then(|(_, token)| token.as_ref()),
-            Hint::Given(token) => Some(token),
-            Hint::None => None,
-        };
-        let Some(provider) = core.cache.provider(&issuer) else {
-            continue;
-        };
-        let Some(metadata) = provider.metadata_within(core.config.metadata_wait).await else {
-            report.provider = ProviderOutcome::Unavailable { issuer };
-            continue;
-        };
-        let Some(endpoint) = &metadata.end_session_endpoint else {
-            report.provider = ProviderOutcome::NoEndpoint { issuer };
-            continue;
-        };
-        let uri = core.url(&core.config.paths.sign_out_callback);
-        let state = crate::id::random_text();
-        let back = !matches!(request.back, Back::Nowhere);
-        let end_session = EndSession {
-            endpoint,
-            client_id: provider.client_id(),
-            hint,
-            back: back.then_some((uri.as_str(), state.as_str())),
-            options: &request.options,
-        };
-        let asks = current.asks();
-        let can_post = !asks.json && !asks.htmx;
-        let exit = end_session.exit(core.config.max_url, core.config.long_url, can_post);
-        if !may_go(request, endpoint) {
-            report.provider = ProviderOutcome::NotAsked;
-            return here;
+    let mut search = search(core, &issuers).await;
+    let Some(found) = search.found.take() else {
+        if let Some(outcome) = search.outcome() {
+            report.provider = outcome;
         }
-        report.provider = ProviderOutcome::Redirected {
-            issuer: issuer.clone(),
-        };
-        let navigation = Navigation {
-            report: report.clone(),
-            issuer,
-        };
-        let outcomes = core
-            .cache
-            .hooks()
-            .navigating(core.cache.tasks(), navigation);
-        report.hooks.extend(outcomes.await);
-        // Also where the user does not come back: then the next sign-in asks for a fresh login (R8).
-        let rest: Vec<String> = rest.map(|issuer| issuer.to_string()).collect();
-        remember(
-            current,
-            &state,
-            provider.issuer(),
-            wanted.as_ref(),
-            rest,
-            request,
-            report,
-        );
-        return exit;
+        if !search.away.is_empty() {
+            // The session there goes on, and must not sign anybody in again unasked (R8).
+            let under_way = UnderWay::new(core, wanted.as_ref(), request, report);
+            under_way.keep_until_back(current, search.away);
+        }
+        return here;
+    };
+    let stored = hints.iter().find(|(of, _)| *of == found.issuer);
+    let hint = match &request.hint {
+        Hint::Stored => stored.and_then(|(_, token)| token.as_ref()),
+        Hint::Given(token) => Some(token),
+        Hint::None => None,
+    };
+    let uri = core.url(&core.config.paths.sign_out_callback);
+    let state = crate::id::random_text();
+    let back = !matches!(request.back, Back::Nowhere);
+    let end_session = EndSession {
+        endpoint: &found.endpoint,
+        client_id: found.provider.client_id(),
+        hint,
+        back: back.then_some((uri.as_str(), state.as_str())),
+        options: &request.options,
+    };
+    let asks = current.asks();
+    let can_post = !asks.json && !asks.htmx;
+    let exit = end_session.exit(core.config.max_url, core.config.long_url, can_post);
+    if !may_go(request, &found.endpoint) {
+        report.provider = ProviderOutcome::NotAsked;
+        return here;
     }
-    here
+    let issuer = found.issuer.clone();
+    report.provider = ProviderOutcome::Redirected {
+        issuer: issuer.clone(),
+    };
+    let navigation = Navigation {
+        report: report.clone(),
+        issuer,
+    };
+    let outcomes = core
+        .cache
+        .hooks()
+        .navigating(core.cache.tasks(), navigation);
+    report.hooks.extend(outcomes.await);
+    // Also where the user does not come back: then the next sign-in asks for a fresh login (R8).
+    UnderWay::new(core, wanted.as_ref(), request, report).keep_for(current, &found, &state);
+    exit
 }
 
 /// Asks the app's callback. One that panics stops nothing.

@@ -10,7 +10,7 @@ use axum::http::header;
 use axum::response::sse::{Event, KeepAlive};
 use axum::response::{Html, IntoResponse, Redirect, Sse};
 use axum_signout::testing::TestProvider;
-use axum_signout::{Auth, Error, ErrorKind, SignInId, SignIns, SignOut, SignedOut, Tokens};
+use axum_signout::{Auth, Error, ErrorKind, SignInId, SignIns, SignOut, Tokens};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -99,11 +99,6 @@ pub async fn home(
         [(header::CONTENT_SECURITY_POLICY, policy)],
         Html(page::render(&view).into_string()),
     ))
-}
-
-/// For who closed the provider's page before it was done.
-pub async fn finish(sign_out: SignOut) -> SignedOut {
-    sign_out.finish().await
 }
 
 #[derive(Deserialize)]

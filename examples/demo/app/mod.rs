@@ -147,7 +147,6 @@ fn router(auth: &Auth, state: State) -> Router {
         .route_layer(auth.require_account());
     Router::new()
         .route("/", get(handlers::home))
-        .route("/finish", post(handlers::finish))
         .route("/events", get(handlers::events))
         .merge(signed_in_only)
         .with_state(state)

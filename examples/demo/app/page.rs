@@ -114,7 +114,7 @@ fn welcome(view: &View) -> Markup {
                 "everything it should, the moment it should. Who are you?"
             }
             @if view.unfinished {
-                form #unfinished.notice.bad method="post" action="/finish" {
+                form #unfinished.notice.bad method="post" action=(view.auth.sign_out_resume_url()) {
                     span { "You are signed out here, but the provider may still know you." }
                     button #finish { "Finish there" }
                 }
