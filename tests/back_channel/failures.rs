@@ -125,7 +125,7 @@ async fn a_store_that_fails_on_the_way_is_tried_again_and_so_may_the_provider_r2
         here.caught_up().await;
         let mut again = call(&here.app.router, &token).await;
         // Where giving the claim back failed too, that is tried again as well.
-        while again.status != 200 {
+        while operations.contains(&"release") && again.status != 200 {
             assert_refused(&again, "replayed", row);
             tokio::time::sleep(Duration::from_millis(50)).await;
             again = call(&here.app.router, &token).await;
@@ -223,6 +223,7 @@ async fn hooks_do_not_hold_the_answer_up_r25() {
     let gate = Gate::new();
     let at_hook = gate.clone();
     let world = World::with(move |auth| {
+        let auth = auth.hook_timeout(Duration::from_secs(3600));
         auth.on_evict(move |_| {
             let gate = at_hook.clone();
             async move { gate.pass().await }
