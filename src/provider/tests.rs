@@ -530,7 +530,11 @@ async fn a_wrong_signature_by_a_known_key_makes_no_request() {
     w.clock.advance(Duration::from_secs(10));
     let mut text = id_token("rsa").secret().to_owned();
     let at = text.len() - 4;
-    let flipped = if text[at..].starts_with('A') { "Q" } else { "A" };
+    let flipped = if text[at..].starts_with('A') {
+        "Q"
+    } else {
+        "A"
+    };
     text.replace_range(at..=at, flipped);
     assert!(verify(&w.provider, &IdToken::new(text)).await.is_err());
     assert_eq!(w.fake.count().1, 1);
