@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, RawQuery};
+use axum::extract::{DefaultBodyLimit, RawQuery, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -16,6 +16,7 @@ use crate::core::{Core, Pages};
 use crate::csrf;
 use crate::current::Current;
 use crate::error::{Error, ErrorKind};
+use crate::events;
 use crate::id::SignInId;
 use crate::pages;
 use crate::sign_in::{self, Failure, Next, StartQuery, parameters};
@@ -101,7 +102,7 @@ fn no_store_of(mut response: Response) -> Response {
 }
 
 fn forbidden(pages: &dyn Pages) -> Response {
-    tracing::info!(target: "axum_signout::sign_out", "a sign-out that another site asked for was refused");
+    events::sign_out_refused();
     let mut response = pages.forbidden();
     *response.status_mut() = StatusCode::FORBIDDEN;
     no_store_of(response)
@@ -141,8 +142,9 @@ async fn start(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) 
     }
 }
 
-async fn callback(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
-    match sign_in::callback(&current, &headers, query.as_deref()).await {
+async fn callback(current: Current, request: Request) -> Response {
+    let (request, _) = request.into_parts();
+    match sign_in::callback(&current, &request).await {
         Ok(Next::Handover(target)) => pages::handover("You are signed in", &target),
         Ok(Next::Restart(url)) => see_other(&url),
         Err(failure) => failed(current.core(), &failure),
@@ -154,6 +156,7 @@ async fn callback(current: Current, headers: HeaderMap, RawQuery(query): RawQuer
 struct SignOutForm {
     return_to: Option<String>,
     sign_in: Option<String>,
+    everywhere: Option<String>,
 }
 
 impl SignOutForm {
@@ -167,6 +170,7 @@ impl SignOutForm {
         Ok(Self {
             return_to: found.remove("return_to"),
             sign_in: found.remove("sign_in"),
+            everywhere: found.remove("everywhere"),
         })
     }
 
@@ -183,7 +187,12 @@ impl SignOutForm {
             let id = SignInId::parse(&id).ok_or_else(|| Failure::bad_request("invalid_request"))?;
             request = request.sign_in(id);
         }
-        Ok(request)
+        match self.everywhere.as_deref() {
+            // `on` is what a checkbox sends that has no value.
+            Some("true" | "on") => Ok(request.everywhere()),
+            None | Some("" | "false") => Ok(request),
+            Some(_) => Err(Failure::bad_request("invalid_request")),
+        }
     }
 }
 

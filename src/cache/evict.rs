@@ -5,6 +5,7 @@ use futures_util::future::join_all;
 use super::inner::Cache;
 use super::pending::Held;
 use crate::cause::Cause;
+use crate::events;
 use crate::hooks::Eviction;
 use crate::report::{EvictedSignIn, HookOutcome};
 use crate::store::{Removed, StoreError, Target};
@@ -66,6 +67,7 @@ impl Evicted {
             subject: eviction.account().subject().to_owned(),
             cause: eviction.cause(),
             tokens: eviction.count(),
+            account: eviction.removed().address.account,
         };
         self.evictions.iter().map(of).collect()
     }
@@ -76,6 +78,7 @@ impl Cache {
     /// whether the store answered or not. To be called from a task that is not stopped halfway; hooks and report are the
     /// caller's next step ([`conclude`](Self::conclude)).
     pub(crate) async fn evict(&self, orders: &[Order], correlation_id: &str) -> Evicted {
+        self.start_background();
         // Side by side: a store that hangs costs one wait, not one for each.
         let removals = join_all(orders.iter().map(async |order| {
             let removal = self.removal(order.cause, order.logout_iat);
@@ -120,14 +123,13 @@ impl Cache {
             .into_iter()
             .map(|removed| {
                 let eviction = Eviction::new(removed, correlation_id);
-                tracing::info!(
-                    target: "axum_signout::eviction",
-                    cause = %eviction.cause(),
-                    sign_in = %eviction.sign_in(),
-                    account = %eviction.removed().address.account,
-                    tokens = eviction.count(),
+                let address = eviction.removed().address;
+                events::evicted(
+                    self.who(&address.account, eviction.account()),
+                    address.id,
+                    eviction.cause(),
+                    eviction.count(),
                     correlation_id,
-                    "evicted"
                 );
                 eviction
             })

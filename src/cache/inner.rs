@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,15 +15,16 @@ use super::opened::{Opened, SignIn};
 use super::pending::PendingEvictions;
 use crate::account::Account;
 use crate::cause::Cause;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, RevocationPolicy};
 use crate::error::{Error, ErrorKind};
+use crate::events::Who;
 use crate::hooks::Hooks;
-use crate::id::{Address, Locator, OperationId, Selector, SessionKey, SignInId};
+use crate::id::{AccountHash, Address, Locator, OperationId, Selector, SessionKey, SignInId};
 use crate::provider::Provider;
 use crate::store::{
-    Created, Entry, Lookup, Registered, Removal, RevokeRule, Started, StoreError, StoreErrorKind,
-    Target, TokenStore,
+    Created, Entry, Lookup, Registered, Removal, RevokeRule, SignInInfo, Started, StoreError,
+    StoreErrorKind, Target, TokenStore,
 };
 use crate::token::TokenSet;
 
@@ -163,6 +165,11 @@ impl Cache {
             .find(|provider| provider.issuer() == issuer)
     }
 
+    /// How events name an account.
+    pub(crate) fn who<'a>(&self, hash: &'a AccountHash, account: &'a Account) -> Who<'a> {
+        Who::new(hash, account, self.0.config.accounts_in_plain)
+    }
+
     /// How a sign-in is removed for a cause, by the configuration.
     pub(super) fn removal(&self, cause: Cause, logout_iat: Option<i64>) -> Removal {
         let revoke = match (self.0.config.revocation, cause) {
@@ -192,11 +199,16 @@ impl Cache {
     pub(crate) async fn open(&self, locators: &[Locator]) -> Result<Vec<Opened>, StoreError> {
         self.start_background();
         // The flags first: an eviction that this load does not see then finds them.
-        let flags: Vec<_> = locators
+        let flags: SmallVec<[_; 2]> = locators
             .iter()
             .map(|locator| self.0.live.enter(locator.address))
             .collect();
-        let sent = self.0.clock.steady();
+        // Only what a shared store says grows old.
+        let sent = if self.0.store.is_shared() {
+            self.0.clock.steady()
+        } else {
+            Timestamp::default()
+        };
         let found = self.0.store.load(locators).await?;
         let mut opened = Vec::with_capacity(flags.len());
         for (flag, lookup) in flags.into_iter().zip(found) {
@@ -217,6 +229,13 @@ impl Cache {
             });
         }
         Ok(opened)
+    }
+
+    /// The sign-ins of an account, newest first. What is about to be evicted is none of them any more.
+    pub(crate) async fn list(&self, account: &AccountHash) -> Result<Vec<SignInInfo>, StoreError> {
+        let mut all = self.0.store.list(account).await?;
+        all.retain(|one| self.0.pending.covers(&one.address, &[]).is_none());
+        Ok(all)
     }
 
     async fn touch(&self, address: Address) {
@@ -257,6 +276,7 @@ impl Cache {
             selectors: selectors.into(),
             label: new.label,
         });
+        self.settle_for(&address, &entry.selectors).await?;
         match self.insert(&locator, &entry, &new.started).await {
             Ok(()) => Ok(locator),
             Err(error) => {

@@ -1,6 +1,8 @@
 //! Which sign-ins are in use by requests of this node, so that an eviction reaches those that are already running.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -13,7 +15,27 @@ use crate::store::Stored;
 
 const STRIPES: usize = 64;
 
-type Stripe = HashMap<SignInId, Weak<Flag>>;
+type Stripe = HashMap<SignInId, Weak<Flag>, BuildHasherDefault<IdHasher>>;
+
+/// Takes the end of a sign-in's name, which is random and made here: nobody chooses which of them collide.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        // Not the beginning, which has picked the stripe.
+        if let Some(end) = bytes.last_chunk() {
+            self.0 ^= u64::from_ne_bytes(*end);
+        }
+    }
+
+    /// The length, which is the same for all.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// All flags that some request holds.
 #[derive(Debug)]
@@ -31,7 +53,7 @@ pub(crate) struct Flag {
     /// The newest of what was loaded of it: which selectors it goes by.
     known: Mutex<Option<Stored>>,
     pub(super) flights: Flights,
-    registry: Weak<Registry>,
+    registry: Arc<Registry>,
 }
 
 impl Registry {
@@ -52,7 +74,10 @@ impl Registry {
     /// finds the flag.
     pub(crate) fn enter(self: &Arc<Self>, address: Address) -> Arc<Flag> {
         let mut stripe = self.stripe(&address.id);
-        if let Some(flag) = stripe.get(&address.id).and_then(Weak::upgrade) {
+        let place = stripe.entry(address.id);
+        if let Entry::Occupied(flag) = &place
+            && let Some(flag) = flag.get().upgrade()
+        {
             return flag;
         }
         let flag = Arc::new(Flag {
@@ -62,9 +87,9 @@ impl Registry {
             changed: Notify::new(),
             known: Mutex::default(),
             flights: Flights::default(),
-            registry: Arc::downgrade(self),
+            registry: self.clone(),
         });
-        stripe.insert(address.id, Arc::downgrade(&flag));
+        place.insert_entry(Arc::downgrade(&flag));
         flag
     }
 
@@ -162,15 +187,12 @@ impl Flag {
 
 impl Drop for Flag {
     fn drop(&mut self) {
-        if let Some(registry) = self.registry.upgrade() {
-            let mut stripe = registry.stripe(&self.address.id);
-            // Another request may have entered a new flag since the last holder of this one let go.
-            if stripe
-                .get(&self.address.id)
-                .is_some_and(|flag| flag.strong_count() == 0)
-            {
-                stripe.remove(&self.address.id);
-            }
+        let mut stripe = self.registry.stripe(&self.address.id);
+        // Another request may have entered a new flag since the last holder of this one let go.
+        if let Entry::Occupied(flag) = stripe.entry(self.address.id)
+            && flag.get().strong_count() == 0
+        {
+            flag.remove();
         }
     }
 }

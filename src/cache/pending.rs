@@ -1,21 +1,20 @@
 //! Evictions that the store has not confirmed: they hold on this node at once, and are retried until they are done.
 //!
-//! A sign-in that begins while an eviction is pending that means it, such as one of the same account, is held back like
-//! those before it, and ends with them: without the store nobody knows which was first. That lasts until the store has
-//! confirmed, and no longer than a sign-in lives; the next sign-in is accepted.
+//! A sign-in that arrives while an eviction is pending that means it, such as one of the same account, has that eviction tried
+//! at once: without the store nobody knows which was first, and with it the sign-in would end when the eviction is done. Then
+//! the mark that is left behind says whether it may come in.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::fmt;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::evict::Evicted;
 use super::inner::Cache;
 use super::live::Flag;
 use crate::cause::Cause;
+use crate::events::{self, Named};
 use crate::hooks::Eviction;
 use crate::id::{AccountHash, Address, Selector, SignInId};
 use crate::store::{Removal, StoreError, Stored, Target};
@@ -29,13 +28,24 @@ pub(super) enum Held {
     Closing(Selector),
 }
 
-impl fmt::Display for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Held {
+    /// As events name it.
+    fn name(&self) -> Named<'_> {
         match self {
-            Self::Target(target) => write!(f, "account {}", target.account()),
-            Self::Closing(selector) => write!(f, "selector {selector}"),
+            Self::Target(target) => Named::Account(target.account()),
+            Self::Closing(selector) => Named::Selector(selector),
         }
     }
+}
+
+/// An eviction that the store has not confirmed.
+#[derive(Debug)]
+struct Pending {
+    held: Held,
+    removal: Removal,
+    correlation_id: Box<str>,
+    /// Whether it is done. Held while it is tried, so that its hooks hear of it once.
+    done: tokio::sync::Mutex<bool>,
 }
 
 impl Cache {
@@ -47,16 +57,15 @@ impl Cache {
         correlation: &str,
         error: &StoreError,
     ) {
-        tracing::error!(
-            target: "axum_signout::eviction",
-            %error,
-            cause = %removal.cause,
-            of = %held,
-            correlation_id = correlation,
-            "eviction pending"
-        );
+        events::eviction_pending(held.name(), removal.cause, correlation, error);
         // Before the flags: a request that opens the sign-in after they were flipped must find it here.
-        let retried = self.0.pending.add(&held, removal.cause);
+        let pending = Arc::new(Pending {
+            held,
+            removal,
+            correlation_id: correlation.into(),
+            done: tokio::sync::Mutex::new(false),
+        });
+        let retried = self.0.pending.add(&pending);
         let live = &self.0.live;
         match &held {
             Held::Target(Target::SignIn(address) | Target::SignInAt(address, _)) => {
@@ -72,12 +81,13 @@ impl Cache {
         }
         if !retried {
             tracing::error!("too many evictions are pending: one more is not retried");
+            events::eviction_settled(held.name(), removal.cause, correlation, true);
             return;
         }
-        let (cache, correlation_id) = (self.clone(), correlation.to_owned());
+        let cache = self.clone();
         self.0
             .tasks
-            .spawn(async move { cache.retry(held, removal, &correlation_id).await });
+            .spawn(async move { cache.retry(&pending).await });
     }
 
     /// Why something that was loaded must not be served, if so.
@@ -88,7 +98,20 @@ impl Cache {
         pending.covers(&flag.address(), &stored.entry.selectors)
     }
 
-    async fn retry(&self, held: Held, removal: Removal, correlation_id: &str) {
+    /// Has done with what would hold a new sign-in back.
+    pub(super) async fn settle_for(
+        &self,
+        address: &Address,
+        selectors: &[Selector],
+    ) -> Result<(), StoreError> {
+        for pending in self.0.pending.covering(address, selectors) {
+            self.settle(&pending).await?;
+        }
+        Ok(())
+    }
+
+    async fn retry(&self, pending: &Arc<Pending>) {
+        let (removal, correlation_id) = (&pending.removal, &*pending.correlation_id);
         let given_up = self
             .0
             .clock
@@ -101,20 +124,8 @@ impl Cache {
                 () = self.0.stopped.cancelled() => true,
             };
             pause = (pause * 2).min(Duration::from_secs(30));
-            match self.try_again(&held, &removal, correlation_id).await {
-                Ok(evictions) => {
-                    self.0.pending.done(&held);
-                    tracing::info!(
-                        target: "axum_signout::eviction",
-                        cause = %removal.cause,
-                        of = %held,
-                        correlation_id,
-                        "pending eviction done"
-                    );
-                    let evicted = Evicted::of(evictions);
-                    self.conclude(removal.cause, correlation_id, evicted).await;
-                    return;
-                }
+            match self.settle(pending).await {
+                Ok(()) => return,
                 // Still pending, so still not served, and in the report of the shutdown.
                 Err(_) if last => return,
                 // By then the entry has ended by itself.
@@ -125,7 +136,28 @@ impl Cache {
                 Err(error) => tracing::warn!(%error, correlation_id, "eviction still pending"),
             }
         }
-        self.0.pending.done(&held);
+        self.0.pending.done(pending);
+        events::eviction_settled(pending.held.name(), removal.cause, correlation_id, true);
+    }
+
+    /// Tries it once, unless it is done.
+    async fn settle(&self, pending: &Arc<Pending>) -> Result<(), StoreError> {
+        let Pending {
+            held,
+            removal,
+            correlation_id,
+            done,
+        } = &**pending;
+        let mut done = done.lock().await;
+        if *done {
+            return Ok(());
+        }
+        let evictions = self.try_again(held, removal, correlation_id).await?;
+        *done = true;
+        self.0.pending.done(pending);
+        events::eviction_settled(held.name(), removal.cause, correlation_id, false);
+        self.conclude_later(removal.cause, correlation_id, Evicted::of(evictions));
+        Ok(())
     }
 
     async fn try_again(
@@ -158,58 +190,53 @@ pub(super) struct PendingEvictions {
 /// Several may be pending of one name; the first says the cause.
 #[derive(Debug, Default)]
 struct All {
-    sign_ins: HashMap<SignInId, (Cause, u32)>,
-    accounts: HashMap<AccountHash, Vec<(Option<SignInId>, Cause)>>,
-    closings: HashMap<Selector, (Cause, u32)>,
+    sign_ins: HashMap<SignInId, Vec<Arc<Pending>>>,
+    accounts: HashMap<AccountHash, Vec<Arc<Pending>>>,
+    closings: HashMap<Selector, Vec<Arc<Pending>>>,
 }
 
 /// Most evictions that are retried at the same time.
 const MAX_PENDING: usize = 100_000;
 
-fn one_more<N: Eq + Hash>(names: &mut HashMap<N, (Cause, u32)>, name: N, cause: Cause) {
-    names.entry(name).or_insert((cause, 0)).1 += 1;
-}
-
-fn one_less<N: Eq + Hash>(names: &mut HashMap<N, (Cause, u32)>, name: N) {
-    if let Entry::Occupied(mut entry) = names.entry(name) {
-        entry.get_mut().1 -= 1;
-        if entry.get().1 == 0 {
-            entry.remove();
+fn take<N: Eq + Hash>(names: &mut HashMap<N, Vec<Arc<Pending>>>, name: &N, which: &Arc<Pending>) {
+    if let Some(list) = names.get_mut(name) {
+        list.retain(|one| !Arc::ptr_eq(one, which));
+        if list.is_empty() {
+            names.remove(name);
         }
     }
 }
 
 impl PendingEvictions {
-    fn add(&self, held: &Held, cause: Cause) -> bool {
+    fn add(&self, pending: &Arc<Pending>) -> bool {
         let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if self.count.load(Ordering::SeqCst) >= MAX_PENDING {
             return false;
         }
-        match held {
+        let list = match pending.held {
             Held::Target(Target::SignIn(address) | Target::SignInAt(address, _)) => {
-                one_more(&mut all.sign_ins, address.id, cause);
+                all.sign_ins.entry(address.id).or_default()
             }
-            Held::Target(Target::Account(account)) => all.account(account, None, cause),
-            Held::Target(Target::AccountExcept(account, id)) => {
-                all.account(account, Some(*id), cause);
+            Held::Target(Target::Account(account) | Target::AccountExcept(account, _)) => {
+                all.accounts.entry(account).or_default()
             }
-            Held::Closing(selector) => one_more(&mut all.closings, *selector, cause),
-        }
+            Held::Closing(selector) => all.closings.entry(selector).or_default(),
+        };
+        list.push(pending.clone());
         self.count.fetch_add(1, Ordering::SeqCst);
         true
     }
 
-    fn done(&self, held: &Held) {
+    fn done(&self, pending: &Arc<Pending>) {
         let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        match held {
+        match &pending.held {
             Held::Target(Target::SignIn(address) | Target::SignInAt(address, _)) => {
-                one_less(&mut all.sign_ins, address.id);
+                take(&mut all.sign_ins, &address.id, pending);
             }
-            Held::Target(Target::Account(account)) => all.account_done(account, None),
-            Held::Target(Target::AccountExcept(account, id)) => {
-                all.account_done(account, Some(*id));
+            Held::Target(Target::Account(account) | Target::AccountExcept(account, _)) => {
+                take(&mut all.accounts, account, pending);
             }
-            Held::Closing(selector) => one_less(&mut all.closings, *selector),
+            Held::Closing(selector) => take(&mut all.closings, selector, pending),
         }
         self.count.fetch_sub(1, Ordering::SeqCst);
     }
@@ -224,35 +251,33 @@ impl PendingEvictions {
             return None;
         }
         let all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let sign_in = all.sign_ins.get(&address.id).map(|(cause, _)| *cause);
-        let account = || {
-            let mut list = all.accounts.get(&address.account)?.iter();
-            let covering = list.find(|(but, _)| *but != Some(address.id))?;
-            Some(covering.1)
-        };
-        let closing = || {
-            let mut closings = selectors.iter().filter_map(|s| all.closings.get(s));
-            closings.next().map(|(cause, _)| *cause)
-        };
-        sign_in.or_else(account).or_else(closing)
+        let first = all.covering(address, selectors).next();
+        first.map(|pending| pending.removal.cause)
+    }
+
+    fn covering(&self, address: &Address, selectors: &[Selector]) -> Vec<Arc<Pending>> {
+        if self.count() == 0 {
+            return Vec::new();
+        }
+        let all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        all.covering(address, selectors).cloned().collect()
     }
 }
 
 impl All {
-    fn account(&mut self, account: &AccountHash, but: Option<SignInId>, cause: Cause) {
-        let list = self.accounts.entry(*account).or_default();
-        list.push((but, cause));
-    }
-
-    fn account_done(&mut self, account: &AccountHash, but: Option<SignInId>) {
-        if let Some(list) = self.accounts.get_mut(account) {
-            if let Some(at) = list.iter().position(|(have, _)| *have == but) {
-                list.swap_remove(at);
-            }
-            if list.is_empty() {
-                self.accounts.remove(account);
-            }
-        }
+    fn covering<'a>(
+        &'a self,
+        address: &'a Address,
+        selectors: &'a [Selector],
+    ) -> impl Iterator<Item = &'a Arc<Pending>> {
+        let sign_in = self.sign_ins.get(&address.id).into_iter().flatten();
+        let account = self.accounts.get(&address.account).into_iter().flatten();
+        let account = account.filter(|one| {
+            let but = Target::AccountExcept(address.account, address.id);
+            !matches!(one.held, Held::Target(target) if target == but)
+        });
+        let closings = selectors.iter().filter_map(|one| self.closings.get(one));
+        sign_in.chain(account).chain(closings.flatten())
     }
 }
 
@@ -275,6 +300,20 @@ mod tests {
             (two, [sid("2"), sid("2b")]),
             (other, [sid("3"), sid("both")]),
         ];
+        let order = |held| {
+            Arc::new(Pending {
+                held,
+                removal: Removal {
+                    operation: crate::id::OperationId::random(),
+                    cause: Cause::BackChannel,
+                    revoke: crate::store::RevokeRule::Nothing,
+                    mark_for: Duration::ZERO,
+                    logout_iat: None,
+                },
+                correlation_id: "c".into(),
+                done: tokio::sync::Mutex::new(false),
+            })
+        };
         let pending = PendingEvictions::default();
         let covered = |p: &PendingEvictions| {
             let covers = |(a, s): &(_, [Selector; 2])| p.covers(a, s) == Some(Cause::BackChannel);
@@ -292,13 +331,15 @@ mod tests {
             (Held::Closing(sid("none")), [false, false, false]),
         ];
         for (held, expected) in rows {
+            let mut both = Vec::new();
             for times in 1..=2 {
-                assert!(pending.add(&held, Cause::BackChannel));
+                both.push(order(held));
+                assert!(pending.add(both.last().unwrap()));
                 assert_eq!(covered(&pending), expected, "{held:?} {times}");
             }
-            pending.done(&held);
+            pending.done(&both[0]);
             assert_eq!(covered(&pending), expected, "{held:?} once more");
-            pending.done(&held);
+            pending.done(&both[1]);
             assert_eq!(covered(&pending), [false; 3], "{held:?}");
             assert_eq!(pending.count(), 0);
         }

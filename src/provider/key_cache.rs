@@ -8,6 +8,7 @@ use super::fetched::Held;
 use super::http::get_json;
 use super::{Provider, Unavailable};
 use crate::error::{Error, ErrorKind};
+use crate::events;
 use crate::jwt::WantsNewerKeys;
 use crate::jwt::id_token::{Expectations, IdTokenError, VerifiedIdToken};
 use crate::jwt::keys::{KeySet, KeySetError};
@@ -93,11 +94,11 @@ impl Provider {
 
 async fn fetch(provider: Provider) -> Result<KeySet, FetchError> {
     let outcome = try_fetch(&provider).await;
-    let issuer = provider.issuer();
-    match &outcome {
-        Ok(keys) => tracing::debug!(issuer, ?keys, "the provider's keys were read"),
-        Err(error) => tracing::warn!(issuer, %error, "the provider's keys could not be read"),
-    }
+    let error = outcome.as_ref().err();
+    events::keys_fetched(
+        provider.issuer(),
+        error.map(|error| error as &dyn std::fmt::Display),
+    );
     outcome
 }
 

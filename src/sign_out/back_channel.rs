@@ -20,6 +20,7 @@ use crate::account::Account;
 use crate::cache::{Evicted, Order};
 use crate::cause::Cause;
 use crate::core::Core;
+use crate::events;
 use crate::id::{ClaimName, OperationId, Selector};
 use crate::jwt::logout_token::{VerifiedLogoutToken, Whom, claimed_issuer};
 use crate::provider::VerifyError;
@@ -92,19 +93,8 @@ pub(crate) async fn back_channel(
         Ok(token) => carry_out(core, token, &correlation_id).await,
         Err(refusal) => Err(refusal),
     };
-    match &done {
-        Ok(()) => tracing::info!(
-            target: "axum_signout::back_channel",
-            correlation_id,
-            "logout token accepted"
-        ),
-        Err(refusal) => tracing::warn!(
-            target: "axum_signout::back_channel",
-            correlation_id,
-            reason = refusal.reason,
-            "logout token refused"
-        ),
-    }
+    let refused = done.as_ref().err().map(|refusal| refusal.reason);
+    events::logout_token(refused, &correlation_id);
     done
 }
 

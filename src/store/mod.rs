@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 pub use self::memory::{MemoryTokenStore, MemoryTokenStoreBuilder};
 use crate::account::Account;
@@ -605,8 +606,14 @@ macro_rules! delegate {
                 (**self).is_shared()
             }
 
-            async fn load(&self, locators: &[Locator]) -> Result<Vec<Lookup>> {
-                (**self).load(locators).await
+            /// The other store's own future: this is the hot path.
+            fn load<'s, 'l, 'f>(&'s self, locators: &'l [Locator]) -> BoxFuture<'f, Result<Vec<Lookup>>>
+            where
+                Self: 'f,
+                's: 'f,
+                'l: 'f,
+            {
+                (**self).load(locators)
             }
 
             $(async fn $name(&self, $($arg: $type),*) -> Result<$answer> {
