@@ -389,6 +389,10 @@ async fn run() -> Result<ExitCode, Wrong> {
         "  post-logout redirect URI  {}",
         urls.post_logout_redirect_uri
     );
+    eprintln!(
+        "  back-channel logout URI   {}",
+        urls.backchannel_logout_uri
+    );
     println!("listening on {base_url}");
 
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();

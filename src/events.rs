@@ -218,12 +218,21 @@ pub(crate) fn logout_token(refused: Option<&'static str>, correlation_id: &str) 
 pub(crate) fn front_channel(outcome: &'static str, reason: &'static str) {
     let name = "axum_signout_front_channel_total";
     count(name, &[("outcome", outcome), ("reason", reason)]);
-    tracing::info!(
-        target: "axum_signout::front_channel",
-        outcome,
-        reason,
-        "front-channel logout"
-    );
+    macro_rules! event {
+        ($level:ident) => {
+            tracing::$level!(
+                target: "axum_signout::front_channel",
+                outcome,
+                reason,
+                "front-channel logout"
+            )
+        };
+    }
+    // What changes nothing anyone can send, any number of times: not a reason to fill a log.
+    match outcome {
+        "ignored" | "refused" => event!(debug),
+        _ => event!(info),
+    }
 }
 
 /// A sign-out that another site asked for.

@@ -529,8 +529,13 @@ async fn a_wrong_signature_by_a_known_key_makes_no_request() {
     verify(&w.provider, &id_token("rsa")).await.unwrap();
     w.clock.advance(Duration::from_secs(10));
     let mut text = id_token("rsa").secret().to_owned();
-    let flipped = if text.ends_with('A') { "Q" } else { "A" };
-    text.replace_range(text.len() - 4..text.len() - 3, flipped);
+    let at = text.len() - 4;
+    let flipped = if text[at..].starts_with('A') {
+        "Q"
+    } else {
+        "A"
+    };
+    text.replace_range(at..=at, flipped);
     assert!(verify(&w.provider, &IdToken::new(text)).await.is_err());
     assert_eq!(w.fake.count().1, 1);
 }

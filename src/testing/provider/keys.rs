@@ -195,6 +195,8 @@ pub struct JwtBuilder {
     shared: Arc<Shared>,
     header: Map<String, Value>,
     claims: Map<String, Value>,
+    header_text: Option<String>,
+    payload_text: Option<String>,
     keys: KeyRing,
     alg: SigningAlg,
     secret: String,
@@ -221,6 +223,8 @@ impl JwtBuilder {
             shared: shared.clone(),
             header,
             claims: Map::new(),
+            header_text: None,
+            payload_text: None,
             keys,
             alg,
             secret: client.secret.clone().unwrap_or_default(),
@@ -251,6 +255,24 @@ impl JwtBuilder {
     pub fn without_header(mut self, name: &str) -> Self {
         self.header.remove(name);
         self
+    }
+
+    /// Signs this text as the header, in place of its members: for what no JSON object can hold, such as a member twice.
+    pub fn header_text(mut self, text: impl Into<String>) -> Self {
+        self.header_text = Some(text.into());
+        self
+    }
+
+    /// Signs this text as the payload, in place of the claims.
+    pub fn payload_text(mut self, text: impl Into<String>) -> Self {
+        self.payload_text = Some(text.into());
+        self
+    }
+
+    /// The claims as they are, to write a [text](Self::payload_text) from.
+    #[must_use]
+    pub fn claims_text(&self) -> String {
+        Value::Object(self.claims.clone()).to_string()
     }
 
     /// `exp`, in seconds from the provider's now; negative is the past.
@@ -329,11 +351,11 @@ impl JwtBuilder {
     }
 
     pub(super) fn compact(&self) -> String {
-        let message = format!(
-            "{}.{}",
-            base64url(Value::Object(self.header.clone()).to_string()),
-            base64url(Value::Object(self.claims.clone()).to_string()),
-        );
+        let header = Value::Object(self.header.clone()).to_string();
+        let header = self.header_text.as_ref().unwrap_or(&header);
+        let claims = self.claims_text();
+        let payload = self.payload_text.as_ref().unwrap_or(&claims);
+        let message = format!("{}.{}", base64url(header), base64url(payload));
         let signature = match self.signing {
             Signing::Proper => self.keys.sign(self.alg, &message, &self.secret),
             Signing::Unsigned => Vec::new(),
