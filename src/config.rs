@@ -109,6 +109,7 @@ pub(crate) struct Paths {
     pub(crate) sign_in_callback: String,
     pub(crate) sign_out: String,
     pub(crate) sign_out_callback: String,
+    pub(crate) status: String,
 }
 
 impl Default for Paths {
@@ -118,6 +119,7 @@ impl Default for Paths {
             sign_in_callback: "/signin/callback".into(),
             sign_out: "/signout".into(),
             sign_out_callback: "/signout/callback".into(),
+            status: "/signout/status".into(),
         }
     }
 }
@@ -142,6 +144,8 @@ pub(crate) struct Config {
     /// How long a sign-out waits for the provider's metadata, when all that is local is done.
     pub(crate) metadata_wait: Duration,
     pub(crate) sweep_every: Duration,
+    /// How long before its end a page should warn.
+    pub(crate) warn_before: Duration,
 }
 
 impl Default for Config {
@@ -166,6 +170,7 @@ impl Default for Config {
             sign_in_parameters: Vec::new(),
             metadata_wait: Duration::from_secs(3),
             sweep_every: Duration::from_secs(15),
+            warn_before: Duration::from_secs(60),
         }
     }
 }

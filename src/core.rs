@@ -85,9 +85,18 @@ impl Core {
             &paths.sign_in_callback,
             &paths.sign_out,
             &paths.sign_out_callback,
+            &paths.status,
         ];
         let is_own = own.into_iter().any(|path| self.url(path) == page);
         (!is_own).then_some(target)
+    }
+
+    /// Whether a path is that of the status route, as the router sees it: with the mount prefix, or without where a proxy takes
+    /// it off.
+    pub(crate) fn is_status(&self, path: &str) -> bool {
+        let status = &self.config.paths.status;
+        let mount = path.strip_suffix(status.as_str());
+        mount.is_some_and(|mount| mount.is_empty() || mount == self.base.prefix())
     }
 
     /// The absolute URL of one of the crate's routes.

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, RawQuery};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use axum::{Json, Router};
 
 use crate::auth::Auth;
 use crate::core::{Core, Pages};
@@ -20,6 +20,7 @@ use crate::pages;
 use crate::sign_in::{self, Failure, Next, StartQuery, parameters};
 use crate::sign_out::{self, CallbackQuery, EndSessionRequest, Onward, after_sign_out};
 use crate::signed_out::leave;
+use crate::status;
 
 /// A sign-out form is a few short fields.
 const MAX_FORM: usize = 8 * 1024;
@@ -38,7 +39,7 @@ impl Auth {
             .route(&paths.sign_in_callback, no_store(get(callback)))
     }
 
-    /// `POST /signout` and `GET /signout/callback`, for apps with a sign-in of their own.
+    /// `POST /signout`, `GET /signout/callback`, and `GET` and `POST` [`/signout/status`](Self::status_url), for apps with a sign-in of their own.
     pub fn sign_out_routes<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
         let core = self.core();
         let paths = &core.config.paths;
@@ -51,12 +52,20 @@ impl Auth {
         if core.config.get_sign_out {
             sign_out = sign_out.get(by_get);
         }
+        let pages = core.pages.clone();
+        let prolong = post(prolong).layer(
+            core.csrf
+                .clone()
+                .with_rejection_response(move |_| forbidden(&*pages)),
+        );
+        let status = prolong.get(status);
         Router::new()
             .route(
                 &paths.sign_out,
                 no_store(sign_out.layer(DefaultBodyLimit::max(MAX_FORM))),
             )
             .route(&paths.sign_out_callback, no_store(get(returned)))
+            .route(&paths.status, no_store(status))
     }
 }
 
@@ -218,6 +227,27 @@ async fn signing_out(
             "the sign-out request is not valid",
         )
         .into_response(),
+    }
+}
+
+async fn status(current: Current) -> Response {
+    if !current.asks().status {
+        tracing::warn!(
+            path = current.asks().path(),
+            "the status is served at a path that is not the base URL's: polling it prolongs sign-ins"
+        );
+    }
+    said(status::status(&current).await)
+}
+
+async fn prolong(current: Current) -> Response {
+    said(status::prolong(&current).await)
+}
+
+fn said(status: Result<status::Status, Error>) -> Response {
+    match status {
+        Ok(status) => Json(status).into_response(),
+        Err(error) => error.into_response(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::Notify;
 
+use super::inner::Inner;
 use super::refresh::Flights;
 use crate::cause::Cause;
 use crate::id::{AccountHash, Address, SignInId};
@@ -18,6 +19,7 @@ type Stripe = HashMap<SignInId, Weak<Flag>>;
 #[derive(Debug)]
 pub(crate) struct Registry {
     stripes: Box<[Mutex<Stripe>]>,
+    cache: Weak<Inner>,
 }
 
 /// Says whether one sign-in has ended; shared by all requests of this node that loaded it.
@@ -32,9 +34,10 @@ pub(crate) struct Flag {
 }
 
 impl Registry {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(super) fn new(cache: Weak<Inner>) -> Arc<Self> {
         Arc::new(Self {
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            cache,
         })
     }
 
@@ -99,7 +102,7 @@ impl Registry {
 }
 
 impl Flag {
-    fn end(&self, cause: Cause) {
+    pub(super) fn end(&self, cause: Cause) {
         let _ = self.cause.set(cause);
         self.ended.store(true, Ordering::SeqCst);
         self.changed.notify_waiters();
@@ -119,8 +122,14 @@ impl Flag {
         self.ended.load(Ordering::SeqCst)
     }
 
-    /// Waits until it has, and says why.
-    pub(crate) async fn wait(&self) -> Cause {
+    /// Whose it is, as long as that is there.
+    pub(super) fn cache(&self) -> Weak<Inner> {
+        let registry = self.registry.upgrade();
+        registry.map_or_else(Weak::new, |registry| registry.cache.clone())
+    }
+
+    /// Waits until this node has ended it, and says why.
+    pub(super) async fn wait(&self) -> Cause {
         loop {
             let changed = self.changed.notified();
             if self.ended() {
@@ -160,7 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_eviction_reaches_all_holders_and_leaves_nothing_behind() {
-        let registry = Registry::new();
+        let registry = Registry::new(Weak::new());
         let address = address(b"a");
         let (one, two) = (registry.enter(address), registry.enter(address));
         assert_eq!(registry.len(), 1);
@@ -173,7 +182,7 @@ mod tests {
 
     #[test]
     fn an_account_ends_but_for_the_one_that_stays() {
-        let registry = Registry::new();
+        let registry = Registry::new(Weak::new());
         let (one, two, other) = (address(b"a"), address(b"a"), address(b"b"));
         let flags = [one, two, other].map(|address| registry.enter(address));
         registry.end_account(&one.account, Some(&two.id), Cause::SignOutOthers);

@@ -6,6 +6,7 @@
 mod answer;
 mod bounded;
 mod conclude;
+mod ended;
 mod evict;
 mod inner;
 mod live;
@@ -13,7 +14,9 @@ mod opened;
 mod pending;
 mod refresh;
 mod revoke;
+mod time_left;
 
 pub(crate) use self::evict::{Evicted, Order};
-pub(crate) use self::inner::{Cache, CacheParts, NewSignIn};
+pub(crate) use self::inner::{Cache, CacheParts, NewSignIn, Use};
 pub(crate) use self::opened::{Opened, SignIn};
+pub use self::time_left::TimeLeft;

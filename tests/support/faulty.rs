@@ -86,6 +86,7 @@ pub const ALL: &[&str] = &[
 pub struct FaultyStore {
     pub inner: Arc<MemoryTokenStore>,
     pub faults: Faults,
+    shared: bool,
 }
 
 impl FaultyStore {
@@ -97,7 +98,14 @@ impl FaultyStore {
         Self {
             inner: Arc::new(f(MemoryTokenStore::builder()).build().unwrap()),
             faults: Faults::default(),
+            shared: false,
         }
+    }
+
+    /// As one that other nodes work on as well.
+    pub fn shared(mut self) -> Self {
+        self.shared = true;
+        self
     }
 
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
@@ -114,7 +122,7 @@ macro_rules! faulty {
         #[async_trait]
         impl TokenStore for FaultyStore {
             fn is_shared(&self) -> bool {
-                self.inner.is_shared()
+                self.shared
             }
             $(async fn $name(&self, $($arg: $type),*) -> Result<$answer> {
                 match self.faults.of(stringify!($name)) {
