@@ -106,7 +106,7 @@ impl Account {
     ///
     /// Waiting is not use: who just listens is signed out after the [idle lifetime](crate::AuthBuilder::idle_lifetime). Where the
     /// user does something over the connection, say so with [`Tokens::prolong`](crate::Tokens::prolong). Nor does waiting keep
-    /// access and refresh tokens in memory.
+    /// the access and refresh tokens of one that has ended in memory.
     ///
     /// ```
     /// use std::convert::Infallible;

@@ -149,6 +149,7 @@ impl Auth {
         RegisteredUrls {
             redirect_uri: self.0.url(&paths.sign_in_callback),
             post_logout_redirect_uri: self.0.url(&paths.sign_out_callback),
+            backchannel_logout_uri: self.0.url(&paths.back_channel),
         }
     }
 

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Why a sign-in ended. [`SignOutOthers`](Self::SignOutOthers), [`SignOutEverywhere`](Self::SignOutEverywhere),
-/// [`Operator`](Self::Operator), [`FrontChannel`](Self::FrontChannel) and [`BackChannel`](Self::BackChannel) are words of the store's
-/// contract that no route of this crate gives a removal yet.
+/// [`Operator`](Self::Operator) and [`FrontChannel`](Self::FrontChannel) are words of the store's contract that no route of this crate
+/// gives a removal yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Cause {
@@ -20,7 +20,7 @@ pub enum Cause {
     Operator,
     /// The provider's front-channel logout.
     FrontChannel,
-    /// The provider's back-channel logout.
+    /// The provider's back-channel logout: it sent a logout token.
     BackChannel,
     /// Not used for the idle lifetime.
     Idle,

@@ -86,6 +86,7 @@ impl Core {
             &paths.sign_out,
             &paths.sign_out_callback,
             &paths.status,
+            &paths.back_channel,
         ];
         let is_own = own.into_iter().any(|path| self.url(path) == page);
         (!is_own).then_some(target)

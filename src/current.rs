@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::OriginalUri;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use smallvec::SmallVec;
 
 use crate::account::Account;
 use crate::cache::SignIn;
@@ -54,8 +55,11 @@ pub(crate) struct Asks {
     pub(crate) status: bool,
     /// What was asked for, as the client sent it.
     uri: Uri,
-    cookies: Vec<HeaderValue>,
+    cookies: SmallVec<[HeaderValue; 1]>,
 }
+
+const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 impl Asks {
     pub(crate) fn of(
@@ -66,8 +70,8 @@ impl Asks {
     ) -> Self {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let accept = text(header::ACCEPT).unwrap_or_default();
-        let htmx = headers.contains_key("hx-request");
-        let navigation = match text(HeaderName::from_static("sec-fetch-mode")) {
+        let htmx = headers.contains_key(HX_REQUEST);
+        let navigation = match text(SEC_FETCH_MODE) {
             Some(mode) => mode == "navigate",
             // A browser from before Fetch metadata, or no browser.
             None => accept.contains("text/html"),

@@ -13,6 +13,7 @@ use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::Timestamp;
 use crate::error::Chain;
+use crate::events;
 use crate::id::SignInId;
 use crate::report::{HookOutcome, HookStatus, SignOutReport};
 use crate::store::Removed;
@@ -347,21 +348,15 @@ impl Hooks {
         }
         let mut outcomes = Vec::with_capacity(running.len());
         for (index, task) in running {
-            let status = match task.await {
-                Ok(Ok(Ok(()))) => HookStatus::Done,
-                Ok(Ok(Err(error))) => {
-                    tracing::error!(point = list.point, index, error = %Chain(&*error), "a hook failed");
-                    HookStatus::Failed
-                }
-                Ok(Err(_)) => {
-                    tracing::error!(point = list.point, index, "a hook took too long");
-                    HookStatus::TimedOut
-                }
-                Err(_) => {
-                    tracing::error!(point = list.point, index, "a hook panicked");
-                    HookStatus::Panicked
-                }
+            let (status, error) = match task.await {
+                Ok(Ok(Ok(()))) => (HookStatus::Done, String::new()),
+                Ok(Ok(Err(error))) => (HookStatus::Failed, Chain(&*error).to_string()),
+                Ok(Err(_)) => (HookStatus::TimedOut, "it took too long".to_owned()),
+                Err(_) => (HookStatus::Panicked, "it panicked".to_owned()),
             };
+            if status != HookStatus::Done {
+                events::hook_failed(list.point, index, status, &error);
+            }
             outcomes.push(HookOutcome {
                 point: list.point,
                 index,

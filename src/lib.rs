@@ -12,6 +12,7 @@ mod secret;
 mod account;
 mod cause;
 mod config;
+mod events;
 mod jwt;
 mod pages;
 mod report;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::cause::Cause;
-use crate::id::SignInId;
+use crate::id::{AccountHash, SignInId};
 
 /// What a sign-out did: promise 3, *says what happened*. It reaches the traces, the caller where there is one, and the hooks that
 /// [`AuthBuilder::on_sign_out`](crate::AuthBuilder::on_sign_out) takes, and holds no secret.
@@ -74,6 +74,9 @@ pub struct EvictedSignIn {
     pub cause: Cause,
     /// How many tokens it had, downstream tokens included.
     pub tokens: usize,
+    /// As events name the account.
+    #[serde(skip)]
+    pub(crate) account: AccountHash,
 }
 
 /// What became of the browser's session.
@@ -119,6 +122,19 @@ pub enum HookStatus {
     TimedOut,
     /// It panicked.
     Panicked,
+}
+
+impl HookStatus {
+    /// The name, as it appears in traces and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "Done",
+            Self::Failed => "Failed",
+            Self::TimedOut => "TimedOut",
+            Self::Panicked => "Panicked",
+        }
+    }
 }
 
 /// What happens to the tokens at the provider (RFC 7009). Revocation runs after the answer, so a report can only say that

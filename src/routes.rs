@@ -1,6 +1,7 @@
 //! The routes: each a thin handler over its flow.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -15,15 +16,19 @@ use crate::core::{Core, Pages};
 use crate::csrf;
 use crate::current::Current;
 use crate::error::{Error, ErrorKind};
+use crate::events;
 use crate::id::SignInId;
 use crate::pages;
 use crate::sign_in::{self, Failure, Next, StartQuery, parameters};
-use crate::sign_out::{self, CallbackQuery, EndSessionRequest, Onward, after_sign_out};
+use crate::sign_out::{self, CallbackQuery, EndSessionRequest, Onward, Refusal, after_sign_out};
 use crate::signed_out::leave;
 use crate::status;
 
 /// A sign-out form is a few short fields.
 const MAX_FORM: usize = 8 * 1024;
+
+/// Logout tokens have about a kilobyte.
+const MAX_LOGOUT_FORM: usize = 64 * 1024;
 
 impl Auth {
     /// All routes of the crate: sign-in, sign-out, and their callbacks, for apps that have no sign-in of their own.
@@ -39,7 +44,8 @@ impl Auth {
             .route(&paths.sign_in_callback, no_store(get(callback)))
     }
 
-    /// `POST /signout`, `GET /signout/callback`, and `GET` and `POST` [`/signout/status`](Self::status_url), for apps with a sign-in of their own.
+    /// `POST /signout`, `GET /signout/callback`, `POST /signout/backchannel`, and `GET` and `POST`
+    /// [`/signout/status`](Self::status_url), for apps with a sign-in of their own.
     pub fn sign_out_routes<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
         let core = self.core();
         let paths = &core.config.paths;
@@ -56,7 +62,7 @@ impl Auth {
         let prolong = post(prolong).layer(
             core.csrf
                 .clone()
-                .with_rejection_response(move |_| forbidden(&*pages)),
+                .with_rejection_response(move |_| refused(&*pages)),
         );
         let status = prolong.get(status);
         Router::new()
@@ -66,7 +72,29 @@ impl Auth {
             )
             .route(&paths.sign_out_callback, no_store(get(returned)))
             .route(&paths.status, no_store(status))
+            .route(&paths.back_channel, no_store(back_channel(core.clone())))
     }
+}
+
+/// Called by the provider: no browser, so no session, no cookie, and nothing for a defence against forged requests to go by.
+fn back_channel<S: Clone + Send + Sync + 'static>(core: Arc<Core>) -> MethodRouter<S> {
+    let handler = move |headers: HeaderMap, body: Result<Bytes, BytesRejection>| async move {
+        let body = body.as_deref().ok();
+        match sign_out::back_channel(&core, &headers, body).await {
+            Ok(()) => StatusCode::OK.into_response(),
+            Err(refusal) => bad_logout(refusal),
+        }
+    };
+    post(handler).layer(DefaultBodyLimit::max(MAX_LOGOUT_FORM))
+}
+
+/// Back-Channel Logout section 2.8.
+fn bad_logout(refusal: Refusal) -> Response {
+    let body = serde_json::json!({
+        "error": refusal.error,
+        "error_description": refusal.reason,
+    });
+    (StatusCode::BAD_REQUEST, axum::Json(body)).into_response()
 }
 
 /// R13, whatever the handler answers.
@@ -84,7 +112,12 @@ fn no_store_of(mut response: Response) -> Response {
 }
 
 fn forbidden(pages: &dyn Pages) -> Response {
-    tracing::info!(target: "axum_signout::sign_out", "a sign-out that another site asked for was refused");
+    events::sign_out_refused();
+    refused(pages)
+}
+
+/// What another site asked for.
+fn refused(pages: &dyn Pages) -> Response {
     let mut response = pages.forbidden();
     *response.status_mut() = StatusCode::FORBIDDEN;
     no_store_of(response)

@@ -23,7 +23,7 @@ use crate::current::{Asks, Current};
 use crate::error::{Error, ErrorKind, Wanted};
 use crate::id::Address;
 use crate::report::SessionOutcome;
-use crate::session::AnySession;
+use crate::session::{AnySession, SessionId};
 use crate::sign_in::ask_for;
 use crate::sign_out::{end_session, renew_session};
 use crate::store::Target;
@@ -113,7 +113,8 @@ async fn within<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapse
     let mut work = pin!(work);
     match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
         Poll::Ready(answer) => Ok(answer),
-        Poll::Pending => timeout(limit, work).await,
+        // In a box, so that those who need no timer do not carry one around.
+        Poll::Pending => Box::pin(timeout(limit, work)).await,
     }
 }
 
@@ -132,12 +133,12 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
             asks,
         )
     };
-    let id = session.cookie_value().unwrap_or_default();
+    let id = session.id();
     let held = match within(STORE_WAIT, session.sign_ins()).await {
         Ok(Ok(held)) if held.is_empty() => {
             let current = current(Ok(Vec::new()), Vec::new());
             if !session.has_cookie() {
-                keep_cookie(&current, &id);
+                keep_cookie(&current, id);
             }
             return current;
         }
@@ -222,14 +223,15 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
     let current = current(Ok(live), Vec::new());
     current.effects().ended = ended;
     if superseded {
-        keep_cookie(&current, &id);
+        keep_cookie(&current, id);
     }
     current
 }
 
-fn keep_cookie(current: &Current, session_id: &str) {
+fn keep_cookie(current: &Current, session: Option<SessionId>) {
     let cookies = current.asks().cookies();
-    current.effects().keep_cookie = Some(KeepSessionCookie::of(&cookies, session_id));
+    let id = session.map(SessionId::cookie_value).unwrap_or_default();
+    current.effects().keep_cookie = Some(KeepSessionCookie::of(&cookies, &id));
 }
 
 /// Notices, after the handler, that it ended the session without this crate; also when the handler did not come to its end
@@ -248,8 +250,11 @@ impl Leaving {
     fn take(&mut self) -> Option<JoinHandle<()>> {
         let current = self.0.take()?;
         let session = current.session()?;
+        if !session.is_modified() {
+            return None;
+        }
         let all_ended = current.opened().iter().all(SignIn::has_ended);
-        if all_ended && unopened(&current).is_empty() || !session.is_modified() {
+        if all_ended && unopened(&current).is_empty() {
             return None;
         }
         tokio::runtime::Handle::try_current().ok()?;

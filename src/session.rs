@@ -4,6 +4,8 @@ mod data;
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Extensions;
 use serde_json::Value;
 
@@ -61,9 +63,9 @@ impl AnySession {
         either!(self, session => session.id().is_some())
     }
 
-    /// The session's id as its cookie has it: plain, or behind a signature.
-    pub(crate) fn cookie_value(&self) -> Option<String> {
-        either!(self, session => session.id().map(|id| id.to_string()))
+    /// The session's id.
+    pub(crate) fn id(&self) -> Option<SessionId> {
+        either!(self, session => session.id().map(|id| SessionId(id.0)))
     }
 
     /// A value of the session's data; loads the session first.
@@ -138,6 +140,17 @@ impl AnySession {
         } else {
             self.set(SessionData::KEY, data.encode()).await
         }
+    }
+}
+
+/// The id of a session. [`cookie_value`](Self::cookie_value) makes a text of it where one is needed, which is rare.
+#[derive(Clone, Copy)]
+pub(crate) struct SessionId(i128);
+
+impl SessionId {
+    /// As the session's cookie has it: plain, or behind a signature.
+    pub(crate) fn cookie_value(self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0.to_le_bytes())
     }
 }
 

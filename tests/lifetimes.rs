@@ -153,8 +153,9 @@ impl Bench {
             logout_iat: None,
         };
         let record = self.sessions.load(&cookie[3..].parse().unwrap()).await;
-        let held = &record.unwrap().unwrap().data["axum-signout"]["s"][0];
-        let account = AccountHash::parse(held["a"].as_str().unwrap()).unwrap();
+        let record = record.unwrap().unwrap();
+        let held = record.data["axum-signout"].as_str().unwrap();
+        let account = AccountHash::parse(held.split('.').nth(1).unwrap()).unwrap();
         let target = Target::SignIn(Address { account, id });
         let removed = self.store.remove(&target, &removal).await.unwrap();
         assert_eq!(removed.len(), 1);

@@ -279,6 +279,14 @@ impl AuthBuilder {
         self
     }
 
+    /// Whether events name the account's subject beside its hash. Default: off: who used the app when is personal data, which logs
+    /// often keep for longer than the app may. The hash, SHA-256 over issuer and subject, is the same in all events of an account;
+    /// who knows both can compute it.
+    pub fn subjects_in_events(mut self, on: bool) -> Self {
+        self.config.accounts_in_plain = on;
+        self
+    }
+
     /// Further query parameters that the sign-in route passes on to the provider, such as `domain_hint`. Default: none.
     pub fn sign_in_parameters<T: Into<String>>(
         mut self,
@@ -314,6 +322,12 @@ impl AuthBuilder {
     /// decide. Zero: never.
     pub fn warn_before(mut self, before: Duration) -> Self {
         self.config.warn_before = before;
+        self
+    }
+
+    /// The path that the provider posts logout tokens to (Back-Channel Logout section 2.5). Default: `/signout/backchannel`.
+    pub fn back_channel_path(mut self, path: impl Into<String>) -> Self {
+        self.config.paths.back_channel = path.into();
         self
     }
 
@@ -404,6 +418,7 @@ fn check_paths(config: &Config) -> Result<(), ConfigError> {
         ("sign_out_paths", &paths.sign_out),
         ("sign_out_paths", &paths.sign_out_callback),
         ("status_path", &paths.status),
+        ("back_channel_path", &paths.back_channel),
     ];
     for (at, (what, path)) in all.iter().enumerate() {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use crate::clock::Timestamp;
 use crate::id::{
@@ -42,9 +43,14 @@ macro_rules! delegate {
                 self.0.is_shared()
             }
 
-            /// Bounded by the layer, which has no timer to make for a store that answers at once.
-            async fn load(&self, locators: &[Locator]) -> Result<Vec<Lookup>> {
-                self.0.load(locators).await
+            /// The store's own future, bounded by the layer, which has no timer to make for a store that answers at once.
+            fn load<'s, 'l, 'f>(&'s self, locators: &'l [Locator]) -> BoxFuture<'f, Result<Vec<Lookup>>>
+            where
+                Self: 'f,
+                's: 'f,
+                'l: 'f,
+            {
+                self.0.load(locators)
             }
 
             $(async fn $name(&self, $($arg: $type),*) -> Result<$answer> {

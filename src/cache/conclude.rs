@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use super::evict::Evicted;
 use super::inner::Cache;
 use crate::cause::Cause;
+use crate::events;
 use crate::hooks::Eviction;
 use crate::id::OperationId;
 use crate::report::{Revocation, SessionOutcome, SignOutReport};
@@ -73,16 +74,7 @@ impl Cache {
         if report.is_empty() {
             return;
         }
-        tracing::info!(
-            target: "axum_signout::sign_out",
-            cause = %report.cause,
-            correlation_id = report.correlation_id,
-            evicted = report.evicted.len(),
-            pending = report.pending,
-            session = ?report.session,
-            provider = ?report.provider,
-            "signed out"
-        );
+        events::signed_out(&report);
         if !self.0.hooks.wants_reports() {
             return;
         }

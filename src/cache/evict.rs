@@ -3,7 +3,9 @@
 use futures_util::future::join_all;
 
 use super::inner::Cache;
+use super::pending::Held;
 use crate::cause::Cause;
+use crate::events;
 use crate::hooks::Eviction;
 use crate::report::{EvictedSignIn, HookOutcome};
 use crate::store::{Removed, StoreError, Target};
@@ -37,6 +39,13 @@ pub(crate) struct Evicted {
 }
 
 impl Evicted {
+    /// Together with what became of others.
+    pub(super) fn add(&mut self, more: Self) {
+        self.evictions.extend(more.evictions);
+        self.pending += more.pending;
+        self.to_revoke += more.to_revoke;
+    }
+
     pub(super) fn of(evictions: Vec<Eviction>) -> Self {
         let to_revoke = |eviction: &&Eviction| eviction.removed().to_revoke;
         Self {
@@ -58,6 +67,7 @@ impl Evicted {
             subject: eviction.account().subject().to_owned(),
             cause: eviction.cause(),
             tokens: eviction.count(),
+            account: eviction.removed().address.account,
         };
         self.evictions.iter().map(of).collect()
     }
@@ -85,7 +95,7 @@ impl Cache {
                 }
                 Err(error) => {
                     evicted.pending += 1;
-                    self.hold_back(order.target, removal, correlation_id, &error);
+                    self.hold_back(Held::Target(order.target), removal, correlation_id, &error);
                 }
             }
         }
@@ -112,14 +122,13 @@ impl Cache {
             .into_iter()
             .map(|removed| {
                 let eviction = Eviction::new(removed, correlation_id);
-                tracing::info!(
-                    target: "axum_signout::eviction",
-                    cause = %eviction.cause(),
-                    sign_in = %eviction.sign_in(),
-                    account = %eviction.removed().address.account,
-                    tokens = eviction.count(),
+                let address = eviction.removed().address;
+                events::evicted(
+                    self.who(&address.account, eviction.account()),
+                    address.id,
+                    eviction.cause(),
+                    eviction.count(),
                     correlation_id,
-                    "evicted"
                 );
                 eviction
             })

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,11 +15,12 @@ use super::opened::{Opened, SignIn};
 use super::pending::PendingEvictions;
 use crate::account::Account;
 use crate::cause::Cause;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, RevocationPolicy};
 use crate::error::{Error, ErrorKind};
+use crate::events::Who;
 use crate::hooks::Hooks;
-use crate::id::{Address, Locator, OperationId, Selector, SessionKey, SignInId};
+use crate::id::{AccountHash, Address, Locator, OperationId, Selector, SessionKey, SignInId};
 use crate::provider::Provider;
 use crate::store::{
     Created, Entry, Lookup, Registered, Removal, RevokeRule, Started, StoreError, StoreErrorKind,
@@ -170,6 +172,11 @@ impl Cache {
             .find(|provider| provider.issuer() == issuer)
     }
 
+    /// How events name an account.
+    pub(crate) fn who<'a>(&self, hash: &'a AccountHash, account: &'a Account) -> Who<'a> {
+        Who::new(hash, account, self.0.config.accounts_in_plain)
+    }
+
     /// How a sign-in is removed for a cause, by the configuration.
     pub(super) fn removal(&self, cause: Cause, logout_iat: Option<i64>) -> Removal {
         let revoke = match (self.0.config.revocation, cause) {
@@ -208,11 +215,16 @@ impl Cache {
     ) -> Result<Vec<Opened>, StoreError> {
         self.start_background();
         // The flags first: an eviction that this load does not see then finds them.
-        let flags: Vec<_> = locators
+        let flags: SmallVec<[_; 2]> = locators
             .iter()
             .map(|locator| self.0.live.enter(locator.address))
             .collect();
-        let sent = self.0.clock.steady();
+        // Only what a shared store says grows old.
+        let sent = if self.0.store.is_shared() {
+            self.0.clock.steady()
+        } else {
+            Timestamp::default()
+        };
         let found = self.0.store.load(locators).await?;
         let mut opened = Vec::with_capacity(flags.len());
         for (flag, lookup) in flags.into_iter().zip(found) {
@@ -220,8 +232,11 @@ impl Cache {
                 Lookup::Gone(cause) => Opened::Dead(cause),
                 Lookup::Moved => Opened::Moved,
                 Lookup::Live(_) if flag.ended() => Opened::Dead(flag.cause()),
-                Lookup::Live(_) if self.0.pending.covers(&flag.address()) => Opened::Dead(None),
                 Lookup::Live(stored) => {
+                    if let Some(cause) = self.held_back(&flag, &stored) {
+                        opened.push(Opened::Dead(Some(cause)));
+                        continue;
+                    }
                     if stored.touch_due && used == Use::Noted {
                         self.touch(flag.address()).await;
                     }

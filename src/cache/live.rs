@@ -1,6 +1,8 @@
 //! Which sign-ins are in use by requests of this node, so that an eviction reaches those that are already running.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -9,11 +11,32 @@ use tokio::sync::Notify;
 use super::inner::Inner;
 use super::refresh::Flights;
 use crate::cause::Cause;
-use crate::id::{AccountHash, Address, SignInId};
+use crate::id::{AccountHash, Address, Selector, SignInId};
+use crate::store::Stored;
 
 const STRIPES: usize = 64;
 
-type Stripe = HashMap<SignInId, Weak<Flag>>;
+type Stripe = HashMap<SignInId, Weak<Flag>, BuildHasherDefault<IdHasher>>;
+
+/// Takes the end of a sign-in's name, which is random and made here: nobody chooses which of them collide.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        // Not the beginning, which has picked the stripe.
+        if let Some(end) = bytes.last_chunk() {
+            self.0 ^= u64::from_ne_bytes(*end);
+        }
+    }
+
+    /// The length, which is the same for all.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// All flags that some request holds.
 #[derive(Debug)]
@@ -29,8 +52,10 @@ pub(crate) struct Flag {
     ended: AtomicBool,
     cause: OnceLock<Cause>,
     changed: Notify,
+    /// The newest of what was loaded of it: which selectors it goes by.
+    known: Mutex<Option<Stored>>,
     pub(super) flights: Flights,
-    registry: Weak<Registry>,
+    registry: Arc<Registry>,
 }
 
 impl Registry {
@@ -52,7 +77,10 @@ impl Registry {
     /// finds the flag.
     pub(crate) fn enter(self: &Arc<Self>, address: Address) -> Arc<Flag> {
         let mut stripe = self.stripe(&address.id);
-        if let Some(flag) = stripe.get(&address.id).and_then(Weak::upgrade) {
+        let place = stripe.entry(address.id);
+        if let Entry::Occupied(flag) = &place
+            && let Some(flag) = flag.get().upgrade()
+        {
             return flag;
         }
         let flag = Arc::new(Flag {
@@ -60,10 +88,11 @@ impl Registry {
             ended: AtomicBool::new(false),
             cause: OnceLock::new(),
             changed: Notify::new(),
+            known: Mutex::default(),
             flights: Flights::default(),
-            registry: Arc::downgrade(self),
+            registry: self.clone(),
         });
-        stripe.insert(address.id, Arc::downgrade(&flag));
+        place.insert_entry(Arc::downgrade(&flag));
         flag
     }
 
@@ -77,6 +106,22 @@ impl Registry {
 
     /// Ends all sign-ins of an account that requests hold: for an eviction whose answer from the store is missing.
     pub(crate) fn end_account(&self, account: &AccountHash, but: Option<&SignInId>, cause: Cause) {
+        self.end_where(cause, |flag| {
+            flag.address.account == *account && Some(&flag.address.id) != but
+        });
+    }
+
+    /// Ends all sign-ins that requests hold and that go by a selector: for a closing that the store did not confirm.
+    /// Whoever loads one [notes](Flag::note) it before looking at what is pending.
+    pub(crate) fn end_selected(&self, selector: &Selector, cause: Cause) {
+        self.end_where(cause, |flag| {
+            let known = flag.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = known.as_ref();
+            known.is_some_and(|known| known.entry.selectors.contains(selector))
+        });
+    }
+
+    fn end_where(&self, cause: Cause, ending: impl Fn(&Flag) -> bool) {
         for stripe in &self.stripes {
             // Collected whole, then looked at: letting go of a flag takes the lock that is held here.
             let flags: Vec<_> = stripe
@@ -85,10 +130,7 @@ impl Registry {
                 .values()
                 .filter_map(Weak::upgrade)
                 .collect();
-            let ending = |flag: &&Arc<Flag>| {
-                flag.address.account == *account && Some(&flag.address.id) != but
-            };
-            for flag in flags.iter().filter(ending) {
+            for flag in flags.iter().filter(|flag| ending(flag)) {
                 flag.end(cause);
             }
         }
@@ -102,9 +144,30 @@ impl Registry {
 }
 
 impl Flag {
+    /// What was loaded of the sign-in, for [`Registry::end_selected`].
+    pub(super) fn note(&self, stored: &Stored) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.ended() {
+            return;
+        }
+        if known
+            .as_ref()
+            .is_none_or(|known| known.generation < stored.generation)
+        {
+            *known = Some(stored.clone());
+        }
+    }
+
     pub(super) fn end(&self, cause: Cause) {
         let _ = self.cause.set(cause);
         self.ended.store(true, Ordering::SeqCst);
+        // Whoever waits for the end may keep the flag for long: not the tokens with it.
+        let known = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(known);
         self.changed.notify_waiters();
     }
 
@@ -124,8 +187,7 @@ impl Flag {
 
     /// Whose it is, as long as that is there.
     pub(super) fn cache(&self) -> Weak<Inner> {
-        let registry = self.registry.upgrade();
-        registry.map_or_else(Weak::new, |registry| registry.cache.clone())
+        self.registry.cache.clone()
     }
 
     /// Waits until this node has ended it, and says why.
@@ -143,15 +205,12 @@ impl Flag {
 
 impl Drop for Flag {
     fn drop(&mut self) {
-        if let Some(registry) = self.registry.upgrade() {
-            let mut stripe = registry.stripe(&self.address.id);
-            // Another request may have entered a new flag since the last holder of this one let go.
-            if stripe
-                .get(&self.address.id)
-                .is_some_and(|flag| flag.strong_count() == 0)
-            {
-                stripe.remove(&self.address.id);
-            }
+        let mut stripe = self.registry.stripe(&self.address.id);
+        // Another request may have entered a new flag since the last holder of this one let go.
+        if let Entry::Occupied(flag) = stripe.entry(self.address.id)
+            && flag.get().strong_count() == 0
+        {
+            flag.remove();
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod answer;
 mod bounded;
+mod close;
 mod conclude;
 mod ended;
 mod evict;

@@ -1,54 +1,88 @@
 //! Evictions that the store has not confirmed: they hold on this node at once, and are retried until they are done.
+//!
+//! A sign-in that begins while an eviction is pending that means it, such as one of the same account, is held back like
+//! those before it, and ends with them: without the store nobody knows which was first. That lasts until the store has
+//! confirmed, and no longer than a sign-in lives; the next sign-in is accepted.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::evict::Evicted;
 use super::inner::Cache;
-use crate::id::{AccountHash, Address, SignInId};
-use crate::store::{Removal, StoreError, Target};
+use super::live::Flag;
+use crate::cause::Cause;
+use crate::events::{self, Who};
+use crate::hooks::Eviction;
+use crate::id::{AccountHash, Address, Selector, SignInId};
+use crate::store::{Removal, StoreError, Stored, Target};
+
+/// What the store did not confirm.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Held {
+    /// A removal.
+    Target(Target),
+    /// The closing of a selector.
+    Closing(Selector),
+}
+
+impl Held {
+    fn who(&self) -> Option<Who<'_>> {
+        match self {
+            Self::Target(target) => Some(Who::unnamed(target.account())),
+            Self::Closing(_) => None,
+        }
+    }
+}
 
 impl Cache {
-    /// The store did not confirm a removal: this node serves those tokens no more, and tries until it is done.
+    /// The store did not confirm an eviction: this node serves those tokens no more, and tries until it is done.
     pub(super) fn hold_back(
         &self,
-        target: Target,
+        held: Held,
         removal: Removal,
         correlation: &str,
         error: &StoreError,
     ) {
-        tracing::error!(
-            target: "axum_signout::eviction",
-            %error,
-            cause = %removal.cause,
-            account = %target.account(),
-            correlation_id = correlation,
-            "eviction pending"
-        );
+        events::eviction_pending(held.who(), removal.cause, correlation, error);
         // Before the flags: a request that opens the sign-in after they were flipped must find it here.
-        let retried = self.0.pending.add(target);
-        match target {
-            Target::SignIn(address) | Target::SignInAt(address, _) => {
-                self.0.live.end(&address.id, removal.cause);
+        let retried = self.0.pending.add(&held, removal.cause);
+        let live = &self.0.live;
+        match &held {
+            Held::Target(Target::SignIn(address) | Target::SignInAt(address, _)) => {
+                live.end(&address.id, removal.cause);
             }
-            Target::Account(account) => self.0.live.end_account(&account, None, removal.cause),
-            Target::AccountExcept(account, id) => {
-                self.0.live.end_account(&account, Some(&id), removal.cause);
+            Held::Target(Target::Account(account)) => {
+                live.end_account(account, None, removal.cause);
             }
+            Held::Target(Target::AccountExcept(account, id)) => {
+                live.end_account(account, Some(id), removal.cause);
+            }
+            Held::Closing(selector) => live.end_selected(selector, removal.cause),
         }
         if !retried {
             tracing::error!("too many evictions are pending: one more is not retried");
+            events::eviction_settled(held.who(), removal.cause, correlation, true);
             return;
         }
         let (cache, correlation_id) = (self.clone(), correlation.to_owned());
         self.0
             .tasks
-            .spawn(async move { cache.retry(target, removal, &correlation_id).await });
+            .spawn(async move { cache.retry(held, removal, &correlation_id).await });
     }
 
-    async fn retry(&self, target: Target, removal: Removal, correlation_id: &str) {
+    /// Why something that was loaded must not be served, if so.
+    pub(super) fn held_back(&self, flag: &Flag, stored: &Stored) -> Option<Cause> {
+        // Noted first: a closing that becomes pending after the look finds the flag.
+        flag.note(stored);
+        let pending = &self.0.pending;
+        pending.covers(&flag.address(), &stored.entry.selectors)
+    }
+
+    async fn retry(&self, held: Held, removal: Removal, correlation_id: &str) {
         let given_up = self
             .0
             .clock
@@ -61,17 +95,10 @@ impl Cache {
                 () = self.0.stopped.cancelled() => true,
             };
             pause = (pause * 2).min(Duration::from_secs(30));
-            match self.0.store.remove(&target, &removal).await {
-                Ok(removed) => {
-                    let evictions = self.finish(removed, correlation_id);
-                    self.0.pending.done(&target);
-                    tracing::info!(
-                        target: "axum_signout::eviction",
-                        cause = %removal.cause,
-                        account = %target.account(),
-                        correlation_id,
-                        "pending eviction done"
-                    );
+            match self.try_again(&held, &removal, correlation_id).await {
+                Ok(evictions) => {
+                    self.0.pending.done(&held);
+                    events::eviction_settled(held.who(), removal.cause, correlation_id, false);
                     let evicted = Evicted::of(evictions);
                     self.conclude(removal.cause, correlation_id, evicted).await;
                     return;
@@ -86,58 +113,92 @@ impl Cache {
                 Err(error) => tracing::warn!(%error, correlation_id, "eviction still pending"),
             }
         }
-        self.0.pending.done(&target);
+        self.0.pending.done(&held);
+        events::eviction_settled(held.who(), removal.cause, correlation_id, true);
+    }
+
+    async fn try_again(
+        &self,
+        held: &Held,
+        removal: &Removal,
+        correlation_id: &str,
+    ) -> Result<Vec<Eviction>, StoreError> {
+        match held {
+            Held::Target(target) => {
+                let removed = self.0.store.remove(target, removal).await?;
+                Ok(self.finish(removed, correlation_id))
+            }
+            // What becomes pending by it is so before the closing is no longer: there is no gap to be served through.
+            Held::Closing(selector) => {
+                let evicted = self.close(selector, removal, correlation_id).await?;
+                Ok(evicted.evictions)
+            }
+        }
     }
 }
 
-/// Removals that the store has not confirmed.
+/// Evictions that the store has not confirmed.
 #[derive(Debug, Default)]
 pub(super) struct PendingEvictions {
     count: AtomicUsize,
-    targets: Mutex<Targets>,
+    held: Mutex<All>,
 }
 
+/// Several may be pending of one name; the first says the cause.
 #[derive(Debug, Default)]
-struct Targets {
-    sign_ins: HashMap<SignInId, u32>,
-    accounts: HashMap<AccountHash, Vec<Option<SignInId>>>,
+struct All {
+    sign_ins: HashMap<SignInId, (Cause, u32)>,
+    accounts: HashMap<AccountHash, Vec<(Option<SignInId>, Cause)>>,
+    closings: HashMap<Selector, (Cause, u32)>,
 }
 
-/// Most removals that are retried at the same time.
+/// Most evictions that are retried at the same time.
 const MAX_PENDING: usize = 100_000;
 
+fn one_more<N: Eq + Hash>(names: &mut HashMap<N, (Cause, u32)>, name: N, cause: Cause) {
+    names.entry(name).or_insert((cause, 0)).1 += 1;
+}
+
+fn one_less<N: Eq + Hash>(names: &mut HashMap<N, (Cause, u32)>, name: N) {
+    if let Entry::Occupied(mut entry) = names.entry(name) {
+        entry.get_mut().1 -= 1;
+        if entry.get().1 == 0 {
+            entry.remove();
+        }
+    }
+}
+
 impl PendingEvictions {
-    fn add(&self, target: Target) -> bool {
-        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+    fn add(&self, held: &Held, cause: Cause) -> bool {
+        let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if self.count.load(Ordering::SeqCst) >= MAX_PENDING {
             return false;
         }
-        match target {
-            Target::SignIn(address) | Target::SignInAt(address, _) => {
-                *targets.sign_ins.entry(address.id).or_default() += 1;
+        match held {
+            Held::Target(Target::SignIn(address) | Target::SignInAt(address, _)) => {
+                one_more(&mut all.sign_ins, address.id, cause);
             }
-            Target::Account(account) => targets.accounts.entry(account).or_default().push(None),
-            Target::AccountExcept(account, id) => {
-                targets.accounts.entry(account).or_default().push(Some(id));
+            Held::Target(Target::Account(account)) => all.account(account, None, cause),
+            Held::Target(Target::AccountExcept(account, id)) => {
+                all.account(account, Some(*id), cause);
             }
+            Held::Closing(selector) => one_more(&mut all.closings, *selector, cause),
         }
         self.count.fetch_add(1, Ordering::SeqCst);
         true
     }
 
-    fn done(&self, target: &Target) {
-        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        match target {
-            Target::SignIn(address) | Target::SignInAt(address, _) => {
-                if let Some(count) = targets.sign_ins.get_mut(&address.id) {
-                    *count -= 1;
-                    if *count == 0 {
-                        targets.sign_ins.remove(&address.id);
-                    }
-                }
+    fn done(&self, held: &Held) {
+        let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match held {
+            Held::Target(Target::SignIn(address) | Target::SignInAt(address, _)) => {
+                one_less(&mut all.sign_ins, address.id);
             }
-            Target::Account(account) => targets.account_done(account, None),
-            Target::AccountExcept(account, id) => targets.account_done(account, Some(*id)),
+            Held::Target(Target::Account(account)) => all.account_done(account, None),
+            Held::Target(Target::AccountExcept(account, id)) => {
+                all.account_done(account, Some(*id));
+            }
+            Held::Closing(selector) => one_less(&mut all.closings, *selector),
         }
         self.count.fetch_sub(1, Ordering::SeqCst);
     }
@@ -146,24 +207,35 @@ impl PendingEvictions {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Whether a sign-in is one that must not be served.
-    pub(super) fn covers(&self, address: &Address) -> bool {
+    /// Whether a sign-in is one that must not be served, and why.
+    pub(super) fn covers(&self, address: &Address, selectors: &[Selector]) -> Option<Cause> {
         if self.count.load(Ordering::SeqCst) == 0 {
-            return false;
+            return None;
         }
-        let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        targets.sign_ins.contains_key(&address.id)
-            || targets
-                .accounts
-                .get(&address.account)
-                .is_some_and(|but| but.iter().any(|but| *but != Some(address.id)))
+        let all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let sign_in = all.sign_ins.get(&address.id).map(|(cause, _)| *cause);
+        let account = || {
+            let mut list = all.accounts.get(&address.account)?.iter();
+            let covering = list.find(|(but, _)| *but != Some(address.id))?;
+            Some(covering.1)
+        };
+        let closing = || {
+            let mut closings = selectors.iter().filter_map(|s| all.closings.get(s));
+            closings.next().map(|(cause, _)| *cause)
+        };
+        sign_in.or_else(account).or_else(closing)
     }
 }
 
-impl Targets {
+impl All {
+    fn account(&mut self, account: &AccountHash, but: Option<SignInId>, cause: Cause) {
+        let list = self.accounts.entry(*account).or_default();
+        list.push((but, cause));
+    }
+
     fn account_done(&mut self, account: &AccountHash, but: Option<SignInId>) {
         if let Some(list) = self.accounts.get_mut(account) {
-            if let Some(at) = list.iter().position(|have| *have == but) {
+            if let Some(at) = list.iter().position(|(have, _)| *have == but) {
                 list.swap_remove(at);
             }
             if list.is_empty() {
@@ -186,18 +258,38 @@ mod tests {
         };
         let (one, two) = (address(account), address(account));
         let other = address(AccountHash::of(&[b"b"]));
-        let pending = PendingEvictions::default();
-        let covered = |p: &PendingEvictions| [one, two, other].map(|a| p.covers(&a));
-        let rows = [
-            (Target::SignIn(one), [true, false, false]),
-            (Target::Account(account), [true, true, false]),
-            (Target::AccountExcept(account, two.id), [true, false, false]),
+        let sid = |sid| Selector::sid("i", "c", sid);
+        let all = [
+            (one, [sid("1"), sid("both")]),
+            (two, [sid("2"), sid("2b")]),
+            (other, [sid("3"), sid("both")]),
         ];
-        for (target, expected) in rows {
-            assert!(pending.add(target));
-            assert_eq!(covered(&pending), expected, "{target:?}");
-            pending.done(&target);
-            assert_eq!(covered(&pending), [false; 3], "{target:?}");
+        let pending = PendingEvictions::default();
+        let covered = |p: &PendingEvictions| {
+            let covers = |(a, s): &(_, [Selector; 2])| p.covers(a, s) == Some(Cause::BackChannel);
+            all.each_ref().map(covers)
+        };
+        let rows = [
+            (Held::Target(Target::SignIn(one)), [true, false, false]),
+            (Held::Target(Target::Account(account)), [true, true, false]),
+            (
+                Held::Target(Target::AccountExcept(account, two.id)),
+                [true, false, false],
+            ),
+            (Held::Closing(sid("both")), [true, false, true]),
+            (Held::Closing(sid("2b")), [false, true, false]),
+            (Held::Closing(sid("none")), [false, false, false]),
+        ];
+        for (held, expected) in rows {
+            for times in 1..=2 {
+                assert!(pending.add(&held, Cause::BackChannel));
+                assert_eq!(covered(&pending), expected, "{held:?} {times}");
+            }
+            pending.done(&held);
+            assert_eq!(covered(&pending), expected, "{held:?} once more");
+            pending.done(&held);
+            assert_eq!(covered(&pending), [false; 3], "{held:?}");
+            assert_eq!(pending.count(), 0);
         }
     }
 }

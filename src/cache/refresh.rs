@@ -16,6 +16,7 @@ use super::live::Flag;
 use super::opened::{ended, pick};
 use crate::cause::Cause;
 use crate::error::{Error, ErrorKind};
+use crate::events::{self, Who};
 use crate::id::{Address, ClaimName, OperationId};
 use crate::provider::{Provider, TokenError};
 use crate::store::{Generation, Lease, Lookup, Stored, Target};
@@ -117,7 +118,13 @@ impl Cache {
             let run = std::panic::AssertUnwindSafe(run);
             let answer = run.catch_unwind().await;
             *flag_of_task.flights.lock() = None;
-            answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a refresh panicked")))
+            let panicked = || Error::new(ErrorKind::Internal, "a refresh panicked");
+            let answer = answer.unwrap_or_else(|_| Err(panicked()));
+            if let Err(error) = &answer {
+                let address = flag_of_task.address();
+                events::refresh_failed(Who::unnamed(&address.account), address.id, error.kind());
+            }
+            answer
         });
         let flight = async move {
             task.await
@@ -236,7 +243,7 @@ impl Cache {
             Err(error) => return (Err(error.into()), true),
         }
         // The store may still have what this node has ended: its removal is pending.
-        if flag.ended() {
+        if flag.ended() || self.held_back(flag, &stored).is_some() {
             return (Err(ended()), true);
         }
         let scopes = wanted.scopes();

@@ -1,6 +1,5 @@
 //! What the session's data holds: where the session's sign-ins are kept, and the keys that open them.
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::id::{AccountHash, Address, Locator, SessionKey, SignInId};
@@ -11,25 +10,7 @@ pub(crate) struct SessionData {
     sign_ins: Vec<Locator>,
 }
 
-/// `{"v":1,"s":[{"a":account,"i":sign-in,"k":key}]}`. Unknown fields are refused: only this module writes it, so
-/// they are another version's or somebody else's.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Stored<'v> {
-    v: u8,
-    #[serde(borrow)]
-    s: Vec<StoredSignIn<'v>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StoredSignIn<'v> {
-    a: AccountHash,
-    i: SignInId,
-    k: &'v str,
-}
-
-const VERSION: u8 = 1;
+const VERSION: &str = "1";
 
 impl SessionData {
     /// The key in the session's data.
@@ -38,42 +19,43 @@ impl SessionData {
     /// Most sign-ins that one session holds; the oldest leaves when one more comes.
     pub(crate) const MAX_SIGN_INS: usize = 8;
 
+    /// `1.account.sign-in.key`, the last three once for each sign-in, in base64url. One text and no tree of lists and
+    /// objects: session stores clone or parse all of it for every request.
+    ///
     /// `None` for what this version did not write, which counts as signed out.
     pub(crate) fn decode(value: &Value) -> Option<Self> {
-        // serde takes a list for a struct, too.
-        let sign_ins = value.as_object()?.get("s")?.as_array()?;
-        if !sign_ins.iter().all(Value::is_object) {
-            return None;
-        }
-        let stored = Stored::deserialize(value).ok()?;
-        if stored.v != VERSION || stored.s.is_empty() || stored.s.len() > Self::MAX_SIGN_INS {
+        let mut fields = value.as_str()?.split('.');
+        if fields.next() != Some(VERSION) {
             return None;
         }
         let mut data = Self::default();
-        for StoredSignIn { a, i, k } in stored.s {
-            let address = Address { account: a, id: i };
-            let key = SessionKey::decode(k)?;
-            if data.position(i).is_some() {
+        while let Some(account) = fields.next() {
+            let address = Address {
+                account: AccountHash::parse(account)?,
+                id: SignInId::parse(fields.next()?)?,
+            };
+            let key = SessionKey::decode(fields.next()?)?;
+            if data.position(address.id).is_some() || data.sign_ins.len() == Self::MAX_SIGN_INS {
                 return None;
             }
             data.sign_ins.push(Locator { address, key });
         }
-        Some(data)
+        (!data.is_empty()).then_some(data)
     }
 
     pub(crate) fn encode(&self) -> Value {
-        let sign_ins: Vec<Value> = self
-            .sign_ins
-            .iter()
-            .map(|Locator { address, key }| {
-                serde_json::json!({
-                    "a": address.account.to_string(),
-                    "i": address.id.to_string(),
-                    "k": key.encode(),
-                })
-            })
-            .collect();
-        serde_json::json!({ "v": VERSION, "s": sign_ins })
+        let mut text = VERSION.to_owned();
+        for Locator { address, key } in &self.sign_ins {
+            for field in [
+                address.account.to_string(),
+                address.id.to_string(),
+                key.encode(),
+            ] {
+                text.push('.');
+                text.push_str(&field);
+            }
+        }
+        text.into()
     }
 
     /// Oldest first.
@@ -137,12 +119,15 @@ mod tests {
         data.sign_ins().iter().map(|l| l.address.id).collect()
     }
 
+    fn text(data: &SessionData) -> String {
+        data.encode().as_str().unwrap().to_owned()
+    }
+
     #[test]
-    fn it_survives_its_json_form_in_order() {
+    fn it_survives_its_text_form_in_order() {
         for count in 1..=8 {
             let before = data(count);
-            let text = before.encode().to_string();
-            let after = SessionData::decode(&serde_json::from_str(&text).unwrap()).unwrap();
+            let after = SessionData::decode(&before.encode()).unwrap();
             assert_eq!(names(&after), names(&before));
             for (one, two) in before.sign_ins().iter().zip(after.sign_ins()) {
                 assert_eq!(one.address, two.address);
@@ -157,186 +142,119 @@ mod tests {
 
     #[test]
     fn the_form_is_the_documented_one() {
-        let value = data(1).encode();
-        assert_eq!(value["v"], 1);
-        assert_eq!(
-            value["s"][0]["a"],
-            "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-        );
-        assert_eq!(value["s"][0]["i"], "AAAAAAAAAAAAAAAAAAAAAA");
-        assert_eq!(value["s"][0]["k"].as_str().unwrap().len(), 43);
-        assert_eq!(value.as_object().unwrap().len(), 2);
-        assert_eq!(value["s"][0].as_object().unwrap().len(), 3);
+        let data = data(2);
+        let text = text(&data);
+        let fields: Vec<&str> = text.split('.').collect();
+        assert_eq!(fields.len(), 7);
+        assert_eq!(fields[0], "1");
+        assert_eq!(fields[1], "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+        assert_eq!(fields[2], "AAAAAAAAAAAAAAAAAAAAAA");
+        assert_eq!(fields[3], data.sign_ins()[0].key.encode());
+        assert_eq!(fields[3].len(), 43);
+        assert_eq!(fields[5], data.sign_ins()[1].address.id.to_string());
     }
 
     #[test]
     fn whatever_this_version_did_not_write_is_signed_out() {
-        let good = data(2).encode();
-        let changed = |change: &dyn Fn(&mut Value)| {
-            let mut value = good.clone();
-            change(&mut value);
-            value
+        let good = text(&data(2));
+        let changed = |at: usize, with: &str| {
+            let mut fields: Vec<&str> = good.split('.').collect();
+            fields[at] = with;
+            json!(fields.join("."))
         };
-        let mut nine = data(8).encode();
-        let ninth = SessionData {
+        let fields: Vec<&str> = good.split('.').collect();
+        let one = |sign_in: &[&str]| json!(format!("1.{}", sign_in.join(".")));
+        let long = "A".repeat(1_000_000);
+        let ninth = text(&SessionData {
             sign_ins: vec![locator(9)],
-        }
-        .encode()["s"][0]
-            .clone();
-        nine["s"].as_array_mut().unwrap().push(ninth);
+        });
+        let mut old = json!({ "v": 1, "s": [] });
+        let as_object = json!({ "a": fields[1], "i": fields[2], "k": fields[3] });
+        old["s"].as_array_mut().unwrap().push(as_object);
 
         let rows: Vec<(&str, Value)> = vec![
             ("null", Value::Null),
             ("true", json!(true)),
             ("number", json!(1)),
             ("float", json!(1.5)),
-            ("text", json!("axum-signout")),
-            ("json in a text", json!(good.to_string())),
-            ("empty text", json!("")),
             ("empty list", json!([])),
             ("list", json!([good.clone()])),
-            // serde takes a sequence for a struct.
-            ("fields as a list", json!([1, good["s"].clone()])),
+            ("list of fields", json!(fields.clone())),
             ("empty object", json!({})),
-            (
-                "no version",
-                changed(&|v| drop(v.as_object_mut().unwrap().remove("v"))),
-            ),
-            ("version 0", changed(&|v| v["v"] = json!(0))),
-            ("version 2", changed(&|v| v["v"] = json!(2))),
-            ("version 257", changed(&|v| v["v"] = json!(257))),
-            ("version -1", changed(&|v| v["v"] = json!(-1))),
-            ("version 1.0", changed(&|v| v["v"] = json!(1.0))),
-            ("version as text", changed(&|v| v["v"] = json!("1"))),
-            ("version null", changed(&|v| v["v"] = Value::Null)),
-            (
-                "no sign-ins",
-                changed(&|v| drop(v.as_object_mut().unwrap().remove("s"))),
-            ),
-            ("zero sign-ins", changed(&|v| v["s"] = json!([]))),
-            ("sign-ins null", changed(&|v| v["s"] = Value::Null)),
-            (
-                "sign-ins as an object",
-                changed(&|v| v["s"] = json!({"0": v["s"][0]})),
-            ),
-            ("sign-ins as text", changed(&|v| v["s"] = json!("x"))),
-            ("a sign-in is null", changed(&|v| v["s"][1] = Value::Null)),
-            ("a sign-in is a text", changed(&|v| v["s"][1] = json!("x"))),
-            (
-                "a sign-in is a list",
-                changed(&|v| {
-                    v["s"][1] = json!([v["s"][1]["a"], v["s"][1]["i"], v["s"][1]["k"]]);
-                }),
-            ),
-            (
-                "no account",
-                changed(&|v| drop(v["s"][1].as_object_mut().unwrap().remove("a"))),
-            ),
-            (
-                "no name",
-                changed(&|v| drop(v["s"][1].as_object_mut().unwrap().remove("i"))),
-            ),
-            (
-                "no key",
-                changed(&|v| drop(v["s"][1].as_object_mut().unwrap().remove("k"))),
-            ),
-            ("account null", changed(&|v| v["s"][1]["a"] = Value::Null)),
-            ("key null", changed(&|v| v["s"][1]["k"] = Value::Null)),
-            ("key a number", changed(&|v| v["s"][1]["k"] = json!(7))),
-            ("key empty", changed(&|v| v["s"][1]["k"] = json!(""))),
-            (
-                "key too short",
-                changed(&|v| v["s"][1]["k"] = v["s"][1]["i"].clone()),
-            ),
-            (
-                "key too long",
-                changed(&|v| v["s"][1]["k"] = json!("A".repeat(44))),
-            ),
-            (
-                "key padded",
-                changed(&|v| v["s"][1]["k"] = json!(format!("{}=", "A".repeat(43)))),
-            ),
-            (
-                "key in the other base64",
-                changed(&|v| v["s"][1]["k"] = json!("/".repeat(43))),
-            ),
+            ("an object, as once was planned", old.clone()),
+            ("json in a text", json!(old.to_string())),
+            ("a text in json in a text", json!(json!(good).to_string())),
+            ("empty text", json!("")),
+            ("another text", json!("axum-signout")),
+            ("the version alone", json!("1")),
+            ("the version and a dot", json!("1.")),
+            ("dots", json!("......")),
+            ("no version", json!(fields[1..].join("."))),
+            ("version 0", changed(0, "0")),
+            ("version 2", changed(0, "2")),
+            ("version 11", changed(0, "11")),
+            ("version 01", changed(0, "01")),
+            ("version with a space", changed(0, " 1")),
+            ("version empty", changed(0, "")),
+            ("a dot at the end", json!(format!("{good}."))),
+            ("a dot at the beginning", json!(format!(".{good}"))),
+            ("a line end", json!(format!("{good}\n"))),
+            ("no account", json!(one(&[fields[2], fields[3]]))),
+            ("no name", json!(one(&[fields[1], fields[3]]))),
+            ("no key", json!(one(&[fields[1], fields[2]]))),
+            ("the account alone", json!(one(&[fields[1]]))),
+            ("a field more", json!(format!("{good}.{}", fields[3]))),
+            ("key empty", changed(6, "")),
+            ("key too short", changed(6, fields[2])),
+            ("key too long", changed(6, &"A".repeat(44))),
+            ("key padded", changed(6, &format!("{}=", "A".repeat(43)))),
+            ("key in the other base64", changed(6, &"/".repeat(43))),
             (
                 "key with stray bits",
-                changed(&|v| {
-                    v["s"][1]["k"] = json!(format!("{}B", "A".repeat(42)));
-                }),
+                changed(6, &format!("{}B", "A".repeat(42))),
             ),
             (
                 "key with a space",
-                changed(&|v| v["s"][1]["k"] = json!(format!(" {}", "A".repeat(43)))),
+                changed(6, &format!(" {}", "A".repeat(43))),
             ),
-            (
-                "key not ASCII",
-                changed(&|v| v["s"][1]["k"] = json!("é".repeat(43))),
-            ),
-            (
-                "key huge",
-                changed(&|v| v["s"][1]["k"] = json!("A".repeat(1_000_000))),
-            ),
-            (
-                "account too short",
-                changed(&|v| v["s"][1]["a"] = json!("AAAA")),
-            ),
-            (
-                "account too long",
-                changed(&|v| v["s"][1]["a"] = json!("A".repeat(86))),
-            ),
-            (
-                "name too long",
-                changed(&|v| v["s"][1]["i"] = v["s"][1]["a"].clone()),
-            ),
+            ("key not ASCII", changed(6, &"é".repeat(43))),
+            ("key huge", changed(6, &long)),
+            ("account empty", changed(4, "")),
+            ("account too short", changed(4, "AAAA")),
+            ("account too long", changed(4, &"A".repeat(86))),
+            ("account huge", changed(4, &long)),
+            ("name empty", changed(5, "")),
+            ("name too long", changed(5, fields[1])),
             (
                 "account and name swapped",
-                changed(&|v| {
-                    let sign_in = v["s"][1].clone();
-                    v["s"][1]["a"] = sign_in["i"].clone();
-                    v["s"][1]["i"] = sign_in["a"].clone();
-                }),
+                one(&[fields[2], fields[1], fields[3]]),
             ),
             (
                 "the same sign-in twice",
-                changed(&|v| v["s"][1] = v["s"][0].clone()),
+                json!(format!("{good}.{}", fields[1..4].join("."))),
             ),
-            (
-                "the same name twice",
-                changed(&|v| v["s"][1]["i"] = v["s"][0]["i"].clone()),
-            ),
-            ("nine", nine),
+            ("the same name twice", changed(5, fields[2])),
+            ("nine", json!(format!("{}{}", text(&data(8)), &ninth[1..]))),
             (
                 "ten thousand",
-                changed(&|v| v["s"] = json!(vec![v["s"][0].clone(); 10_000])),
-            ),
-            ("an unknown field", changed(&|v| v["x"] = json!(1))),
-            (
-                "an unknown field of a sign-in",
-                changed(&|v| v["s"][0]["x"] = json!(1)),
-            ),
-            (
-                "another case",
-                changed(&|v| v["s"][0] = json!({"A": "", "I": "", "K": ""})),
+                json!(format!("1{}", ninth[1..].repeat(10_000))),
             ),
         ];
         for (name, value) in rows {
             assert!(SessionData::decode(&value).is_none(), "{name}");
         }
-        assert!(SessionData::decode(&good).is_some());
+        assert!(SessionData::decode(&json!(good)).is_some());
+        assert!(SessionData::decode(&one(&fields[1..4])).is_some());
     }
 
     #[test]
     fn no_single_changed_character_brings_a_panic() {
-        let good = data(2).encode().to_string();
+        let good = text(&data(2));
         for at in 0..good.len() {
-            for with in ["", "\"", "{", "[", "0", "=", "\u{e9}", "-"] {
+            for with in ["", ".", "..", "0", "=", "\u{e9}", "-"] {
                 let mut text = good.clone();
                 text.replace_range(at..=at, with);
-                if let Ok(value) = serde_json::from_str::<Value>(&text)
-                    && let Some(data) = SessionData::decode(&value)
-                {
+                if let Some(data) = SessionData::decode(&text.into()) {
                     assert!(!data.is_empty() && data.sign_ins().len() <= 2);
                 }
             }

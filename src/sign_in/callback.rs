@@ -13,6 +13,7 @@ use crate::account::Account;
 use crate::core::Core;
 use crate::current::Current;
 use crate::error::{Error, ErrorKind};
+use crate::events;
 use crate::id::{OperationId, SignInId};
 use crate::jwt::id_token::Expectations;
 use crate::provider::{CodeExchange, Provider};
@@ -227,12 +228,7 @@ fn code(
     }
     if let Some(code) = answer.get("error") {
         let failure = Failure::bad_request(code);
-        tracing::info!(
-            target: "axum_signout::sign_in",
-            issuer = provider.issuer(),
-            code = failure.code,
-            "the provider refused a sign-in"
-        );
+        events::sign_in_refused(provider.issuer(), &failure.code);
         return Err(failure);
     }
     answer

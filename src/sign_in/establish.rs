@@ -10,6 +10,7 @@ use crate::cache::{NewSignIn, Order};
 use crate::cause::Cause;
 use crate::core::Core;
 use crate::error::{Error, ErrorKind};
+use crate::events;
 use crate::id::{Locator, OperationId, SignInId};
 use crate::session::{AnySession, SessionData, SessionError};
 use crate::store::{Started, Target};
@@ -70,14 +71,16 @@ pub(super) async fn settle(
     caller: &Caller,
 ) -> Result<SignInId, Error> {
     let correlation_id = OperationId::random().to_string();
-    let issuer = arrival.account.issuer().to_owned();
+    let account = arrival.account.clone();
     let client_id = arrival.client_id.clone();
     // For the case that it is refused: then nobody will ever use them, and they go back.
     let tokens = arrival.tokens.clone();
     let (new, held) = match create(core, session, arrival, caller).await {
         Ok(created) => created,
         Err(error) => {
-            core.cache.discard_tokens(&issuer, client_id, tokens).await;
+            core.cache
+                .discard_tokens(account.issuer(), client_id, tokens)
+                .await;
             return Err(error);
         }
     };
@@ -89,13 +92,8 @@ pub(super) async fn settle(
     });
     match moved {
         Ok(()) => {
-            tracing::info!(
-                target: "axum_signout::sign_in",
-                issuer,
-                account = %new.address.account,
-                sign_in = %new.address.id,
-                "signed in"
-            );
+            let who = core.cache.who(&new.address.account, &account);
+            events::signed_in(who, new.address.id);
             Ok(new.address.id)
         }
         Err(error) => {

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 pub use self::memory::{MemoryTokenStore, MemoryTokenStoreBuilder};
 use crate::account::Account;
@@ -474,6 +475,10 @@ pub trait TokenStore: Send + Sync + fmt::Debug + 'static {
     /// until their removal, so that a caller that dies in between leaves nothing unreachable.
     async fn close(&self, selector: &Selector, removal: &Removal) -> Result<Vec<Address>>;
 
+    /// The addresses in a selector's set, without closing it: what [`close`](Self::close) would return if it were called
+    /// for the first time. For those who must look before they change anything; what they saw may have changed since.
+    async fn members(&self, selector: &Selector) -> Result<Vec<Address>>;
+
     /// The sign-ins of an account, newest first.
     async fn list(&self, account: &AccountHash) -> Result<Vec<SignInInfo>>;
 
@@ -573,6 +578,7 @@ macro_rules! operations {
             rekey(locator: &Locator, new_key: &KeyHash) -> bool;
             remove(target: &Target, removal: &Removal) -> Vec<Removed>;
             close(selector: &Selector, removal: &Removal) -> Vec<Address>;
+            members(selector: &Selector) -> Vec<Address>;
             list(account: &AccountHash) -> Vec<SignInInfo>;
             claim(name: &ClaimName, holder: OperationId, hold: Duration) -> Claim;
             settle(name: &ClaimName, holder: OperationId, keep: Duration) -> bool;
@@ -600,8 +606,14 @@ macro_rules! delegate {
                 (**self).is_shared()
             }
 
-            async fn load(&self, locators: &[Locator]) -> Result<Vec<Lookup>> {
-                (**self).load(locators).await
+            /// The other store's own future: this is the hot path.
+            fn load<'s, 'l, 'f>(&'s self, locators: &'l [Locator]) -> BoxFuture<'f, Result<Vec<Lookup>>>
+            where
+                Self: 'f,
+                's: 'f,
+                'l: 'f,
+            {
+                (**self).load(locators)
             }
 
             $(async fn $name(&self, $($arg: $type),*) -> Result<$answer> {

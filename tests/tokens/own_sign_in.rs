@@ -31,9 +31,9 @@ async fn own(desk: Extension<Desk>, auth: Auth, session: Session) {
     let (ticket, account, tokens) = desk.next.lock().unwrap().take().unwrap();
     let answer = match auth.sign_in(&session, ticket, account, tokens).await {
         Ok(_) => {
-            let held: Value = session.get("axum-signout").await.unwrap().unwrap();
-            let latest = held["s"].as_array().unwrap().last().unwrap();
-            Ok(AccountHash::parse(latest["a"].as_str().unwrap()).unwrap())
+            let held: String = session.get("axum-signout").await.unwrap().unwrap();
+            let latest = held.rsplit('.').nth(2).unwrap();
+            Ok(AccountHash::parse(latest).unwrap())
         }
         Err(error) => Err(error.kind()),
     };
