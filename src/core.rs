@@ -104,6 +104,14 @@ impl Core {
         (!is_own).then_some(target)
     }
 
+    /// Whether a path is that of the status route, as the router sees it: with the mount prefix, or without where a proxy takes
+    /// it off.
+    pub(crate) fn is_status(&self, path: &str) -> bool {
+        let status = &self.config.paths.status;
+        let mount = path.strip_suffix(status.as_str());
+        mount.is_some_and(|mount| mount.is_empty() || mount == self.base.prefix())
+    }
+
     /// The absolute URL of one of the crate's routes.
     pub(crate) fn url(&self, path: &str) -> String {
         self.base.join_mounted(path)

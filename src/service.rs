@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tower::Service;
 
 use crate::auth::Auth;
-use crate::cache::{Opened, Order, SignIn};
+use crate::cache::{Opened, Order, SignIn, Use};
 use crate::cause::Cause;
 use crate::cookie_fix::KeepSessionCookie;
 use crate::core::Core;
@@ -65,13 +65,14 @@ where
             let Some(session) = AnySession::from_extensions(request.extensions()) else {
                 return Ok(without_session());
             };
-            let asks = Asks::of(
+            let mut asks = Asks::of(
                 request.method(),
                 request.uri(),
                 request.headers(),
                 request.extensions(),
             );
             let core = auth.core().clone();
+            asks.status = core.is_status(asks.path());
             let current = if session.has_cookie() {
                 // In a box of its own: together with what the handler needs it would outgrow what allocators hand out fast.
                 Box::pin(open(core, session, asks)).await
@@ -119,6 +120,10 @@ async fn within<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapse
 
 /// Opens what the session holds, whose cookie the request brought.
 async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
+    let used = match asks.status {
+        true => Use::None,
+        false => Use::Noted,
+    };
     let current = |sign_ins, unopened| {
         Current::new(
             core.clone(),
@@ -155,7 +160,7 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
         }
     };
     let unopened = || held.iter().map(|locator| locator.address).collect();
-    let opened = match within(STORE_WAIT, core.cache.open(&held)).await {
+    let opened = match within(STORE_WAIT, core.cache.open_for(&held, used)).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return current(Err(error.into()), unopened()),
         Err(_) => {
@@ -167,16 +172,20 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
     let all = opened.len();
     let mut live = Vec::with_capacity(all);
     let mut moved = false;
+    let mut ended = None;
     for (opened, locator) in opened.into_iter().zip(&held) {
         match opened {
             Opened::Live(sign_in) => live.push(sign_in),
             Opened::Moved => moved = true,
-            Opened::Dead(cause) => tracing::info!(
-                target: "axum_signout::session",
-                sign_in = %locator.address.id,
-                cause = cause.map(Cause::as_str),
-                "the session's sign-in has ended"
-            ),
+            Opened::Dead(cause) => {
+                tracing::info!(
+                    target: "axum_signout::session",
+                    sign_in = %locator.address.id,
+                    cause = cause.map(Cause::as_str),
+                    "the session's sign-in has ended"
+                );
+                ended = cause.or(ended);
+            }
         }
     }
     if live.len() == all {
@@ -212,6 +221,7 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
         Err(_) => (Vec::new(), true),
     };
     let current = current(Ok(live), Vec::new());
+    current.effects().ended = ended;
     if superseded {
         keep_cookie(&current, id);
     }

@@ -199,6 +199,15 @@ impl AuthBuilder {
         self
     }
 
+    /// How often the store is asked for sign-ins whose idle or absolute time is up, from a second to a year: so long after the
+    /// end their hooks are called at the latest, and later by what hooks take where more than 256 end at once. Whom nobody asks
+    /// about is not served meanwhile: requests, the status and [`Account::ended`](crate::Account::ended) go by the exact time.
+    /// Default: 15 s, which costs next to nothing.
+    pub fn sweep_every(mut self, pause: Duration) -> Self {
+        self.config.sweep_every = pause;
+        self
+    }
+
     /// How long before its end an access token is no longer handed out but refreshed. Default: 60 s, for clocks that differ and
     /// for the time a request takes.
     pub fn expiry_margin(mut self, margin: Duration) -> Self {
@@ -363,6 +372,20 @@ impl AuthBuilder {
         self
     }
 
+    /// The path that tells scripts how long the user stays signed in, and prolongs that; see [`Auth::status_url`]. Default:
+    /// `/signout/status`.
+    pub fn status_path(mut self, path: impl Into<String>) -> Self {
+        self.config.paths.status = path.into();
+        self
+    }
+
+    /// How long before its end the [status](Auth::status_url) tells a page to warn the user. Default: 60 s, which is time to read and to
+    /// decide. Zero: never.
+    pub fn warn_before(mut self, before: Duration) -> Self {
+        self.config.warn_before = before;
+        self
+    }
+
     /// The path that the provider posts logout tokens to (Back-Channel Logout section 2.5). Default: `/signout/backchannel`.
     pub fn back_channel_path(mut self, path: impl Into<String>) -> Self {
         self.config.paths.back_channel = path.into();
@@ -485,6 +508,7 @@ fn check_durations(config: &Config) -> Result<(), ConfigError> {
         ("absolute_lifetime", config.lifetimes.absolute),
         ("sign_in_timeout", config.pending_sign_in),
         ("sign_out_timeout", config.pending_sign_out),
+        ("sweep_every", config.sweep_every),
     ];
     for (what, value) in all {
         if value < Duration::from_secs(1) || value > YEAR {

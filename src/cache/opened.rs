@@ -114,6 +114,15 @@ impl SignIn {
         self.entry().account.clone()
     }
 
+    /// The account as the app gets it: it can wait for the sign-in's end.
+    pub(crate) fn watched_account(&self) -> Account {
+        self.account().of_sign_in(self.0.flag.clone())
+    }
+
+    pub(super) fn cache(&self) -> &Cache {
+        &self.0.cache
+    }
+
     pub(crate) fn address(&self) -> Address {
         self.0.flag.address()
     }
@@ -122,9 +131,9 @@ impl SignIn {
         self.0.flag.ended()
     }
 
-    /// Waits until the sign-in ends on this node, and says why.
+    /// Waits until the sign-in ends, and says why.
     pub(crate) async fn ended(&self) -> Cause {
-        self.0.flag.wait().await
+        self.0.flag.until_ended().await
     }
 
     fn keep(&self, stored: Stored, at: Timestamp) {

@@ -1,0 +1,130 @@
+"use strict";
+
+// Asking is no use of the session, so a page that is left open does not keep its user signed in.
+const EVERY = 3000;
+
+const show = (id, on) => { document.getElementById(id).hidden = !on; };
+const write = (id, text) => { document.getElementById(id).textContent = text; };
+const tabs = new BroadcastChannel("session");
+const draft = document.getElementById("draft");
+
+let signedIn = false;
+let endsAt = 0;
+let warned = false;
+let next;
+
+const WHY = {
+  Idle: "You were signed out because you were away.",
+  Absolute: "You were signed out because your session was old.",
+  UserSignOut: "You are signed out.",
+};
+
+// What this tab showed or kept for its user goes, whoever ended the session.
+function forget(cause) {
+  sessionStorage.clear();
+  draft.value = "";
+  document.getElementById("orders").replaceChildren();
+  write("name", "");
+  show("warning", false);
+  show("signed-in", false);
+  show("signed-out", true);
+  if (signedIn) {
+    write("why", WHY[cause] || "You are signed out.");
+  }
+  signedIn = false;
+}
+
+async function welcome() {
+  const answer = await fetch("/api/me", { headers: { Accept: "application/json" } });
+  if (!answer.ok) {
+    return;
+  }
+  write("name", (await answer.json()).name);
+  draft.value = sessionStorage.getItem("draft") || "";
+  signedIn = true;
+  write("why", "");
+  show("signed-out", false);
+  show("signed-in", true);
+}
+
+async function learn(status) {
+  if (!status.signed_in) {
+    if (signedIn) {
+      tabs.postMessage({ ended: status.ended });
+    }
+    forget(status.ended);
+    return;
+  }
+  if (!signedIn) {
+    await welcome();
+  }
+  endsAt = Date.now() + status.expires_in * 1000;
+  warned = status.warn;
+  countDown();
+}
+
+function countDown() {
+  show("warning", signedIn && warned);
+  write("seconds", Math.max(0, Math.round((endsAt - Date.now()) / 1000)));
+}
+
+async function ask(method) {
+  clearTimeout(next);
+  let pause = EVERY;
+  try {
+    const answer = await fetch("/signout/status", { method, headers: { Accept: "application/json" } });
+    if (!answer.ok) {
+      throw new Error(answer.status);
+    }
+    await learn(await answer.json());
+    show("trouble", false);
+    if (signedIn) {
+      // Just after the end, rather than some time later.
+      pause = Math.min(pause, Math.max(500, endsAt - Date.now() + 500));
+    }
+  } catch {
+    // Nothing is known: the server decides, and shows nothing to who is not signed in.
+    show("trouble", true);
+  }
+  clearTimeout(next);
+  next = setTimeout(ask, pause, "GET");
+}
+
+async function logOff() {
+  const answer = await fetch("/signout", { method: "POST", headers: { Accept: "application/json" } });
+  if (!answer.ok) {
+    show("trouble", true);
+    return;
+  }
+  const { location } = await answer.json();
+  forget("UserSignOut");
+  tabs.postMessage({ ended: "UserSignOut" });
+  // To the provider, whose session ends too.
+  window.location.assign(location);
+}
+
+async function load() {
+  const answer = await fetch("/api/orders", { headers: { Accept: "application/json" } });
+  if (answer.status === 401) {
+    ask("GET");
+    return;
+  }
+  const { orders } = answer.ok ? await answer.json() : { orders: ["The orders cannot be had just now."] };
+  const items = orders.map((order) => {
+    const item = document.createElement("li");
+    item.textContent = order;
+    return item;
+  });
+  document.getElementById("orders").replaceChildren(...items);
+}
+
+draft.addEventListener("input", () => sessionStorage.setItem("draft", draft.value));
+document.getElementById("log-off").addEventListener("click", logOff);
+document.getElementById("stay").addEventListener("click", () => ask("POST"));
+document.getElementById("load").addEventListener("click", load);
+tabs.addEventListener("message", ({ data }) => forget(data.ended));
+// Timers of hidden tabs are slowed down, and a page may come back from the browser's memory.
+document.addEventListener("visibilitychange", () => document.hidden || ask("GET"));
+window.addEventListener("pageshow", (event) => event.persisted && ask("GET"));
+setInterval(countDown, 1000);
+ask("GET");
