@@ -213,7 +213,8 @@ impl Cache {
                 Lookup::Live(_) if self.0.pending.covers(&flag.address()) => Opened::Dead(None),
                 Lookup::Live(stored) => {
                     if stored.touch_due {
-                        self.touch(flag.address()).await;
+                        // In a box: at most once a minute, and what every request carries around stays small.
+                        Box::pin(self.touch(flag.address())).await;
                     }
                     Opened::Live(SignIn::new(self.clone(), flag, stored, sent))
                 }
