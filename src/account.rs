@@ -235,4 +235,47 @@ mod tests {
         assert_ne!(one.hash(&[]), two.hash(&[]));
         assert_eq!(partial.hash(&identity), two.hash(&[]));
     }
+
+    /// Every account that can be made of these parts has a hash of its own, but for those that are meant to be one: of the same
+    /// issuer, with the same values of all configured claims.
+    #[test]
+    fn no_two_accounts_are_taken_for_each_other_a3_a12() {
+        // Texts that would run together, were they joined; a name of a claim; what has no text.
+        let texts = [
+            "", "a", "ab", "b", "tid", "oid", "a:b", "a\u{0}b", "claims", "subject",
+        ];
+        let values: Vec<Value> = texts
+            .map(Value::from)
+            .into_iter()
+            .chain([json!(null), json!(1), json!(["a"]), json!({ "a": "b" })])
+            .collect();
+        let identities: [&[&str]; 4] = [&[], &["tid"], &["tid", "oid"], &["oid", "tid"]];
+        for identity in identities {
+            let identity: Vec<String> = identity.iter().map(ToString::to_string).collect();
+            let mut owners = std::collections::HashMap::new();
+            for (issuer, subject) in texts.iter().flat_map(|i| texts.map(|s| (*i, s))) {
+                for (tid, oid) in values
+                    .iter()
+                    .flat_map(|t| values.iter().map(move |o| (t, o)))
+                {
+                    let claims = json!({ "tid": tid, "oid": oid });
+                    let account = Account::new(issuer, subject).with_claims(&claims);
+                    let named = identity.iter().map(|name| claims[name].as_str());
+                    let chosen: Option<Vec<&str>> = named.collect();
+                    let owner = match chosen.filter(|chosen| !chosen.is_empty()) {
+                        Some(chosen) => format!("{:?}", ("by claims", issuer, chosen)),
+                        None => format!("{:?}", ("by subject", issuer, subject)),
+                    };
+                    let had = owners.insert(account.hash(&identity), owner.clone());
+                    assert!(had.is_none_or(|had| had == owner), "{owner}");
+                }
+            }
+            let distinct: std::collections::HashSet<_> = owners.values().collect();
+            assert_eq!(
+                distinct.len(),
+                owners.len(),
+                "one hash for each: {identity:?}"
+            );
+        }
+    }
 }

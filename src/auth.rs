@@ -2,6 +2,8 @@
 
 mod builder;
 mod links;
+mod operator;
+mod signing_in;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,19 +12,18 @@ use crate::account::Account;
 use crate::clock::Timestamp;
 use crate::cookie_fix::SessionCookieFix;
 use crate::core::Core;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::guard::RequireAccount;
-use crate::id::SignInId;
 use crate::layer::AuthLayer;
 use crate::provider::Provider;
 use crate::report::ShutdownReport;
 use crate::session::AnySession;
-use crate::sign_in::{Arrival, establish};
-use crate::store::{Started, StoreStats};
+use crate::store::StoreStats;
 use crate::token::TokenSet;
 
 pub use self::builder::AuthBuilder;
 pub use self::links::{RegisteredUrls, SignInUrl};
+pub use self::signing_in::SigningIn;
 
 /// The token cache and the sign-out of one app. Cheap to clone; an extractor where the layer is, and `Option<Auth>` where it
 /// may not be.
@@ -111,8 +112,9 @@ impl Auth {
     }
 
     /// Where the sign-out form posts to. Fields of the form, members of a JSON object of texts, or the query may say
-    /// `return_to`, a path or a URL on the allowlist, and `sign_in`, the [id](crate::Tokens::sign_in) of the one sign-in that
-    /// ends; else all of the session's do. What cannot be read or is not allowed is answered with 400 and changes nothing.
+    /// `return_to`, a path or a URL on the allowlist; `sign_in`, the [id](crate::Tokens::sign_in) of the one sign-in that
+    /// ends, else all of the session's do; and `everywhere=true`, for
+    /// [all sessions of these accounts](crate::EndSessionRequest::everywhere). What cannot be read or is not allowed is answered with 400 and changes nothing.
     #[must_use]
     pub fn sign_out_url(&self) -> String {
         self.0.url(&self.0.config.paths.sign_out)
@@ -125,6 +127,7 @@ impl Auth {
         RegisteredUrls {
             redirect_uri: self.0.url(&paths.sign_in_callback),
             post_logout_redirect_uri: self.0.url(&paths.sign_out_callback),
+            backchannel_logout_uri: self.0.url(&paths.back_channel),
         }
     }
 
@@ -153,7 +156,7 @@ impl Auth {
     /// from the provider and the ID token is not younger.
     ///
     /// A session holds up to eight sign-ins; one more and the oldest is evicted, with [`Cause::Capacity`](crate::Cause::Capacity).
-    /// The session is saved before this returns.
+    /// The session is saved before this returns. A [label](SigningIn::label) can be given along.
     ///
     /// ```
     /// # use axum_signout::{Account, Auth, Error, IdTokenField, Ticket, TokenSet};
@@ -179,33 +182,21 @@ impl Auth {
     /// No token stays behind then; what was handed over is revoked, where [the policy](AuthBuilder::revocation) says so and the
     /// issuer is known. If the session could not be saved, it has ended, with what it held before. Otherwise it is as it was: an
     /// app that has noted there who the user is takes that back.
-    pub async fn sign_in(
+    pub fn sign_in(
         &self,
         session: impl Into<AnySession>,
         ticket: impl Into<Option<Ticket>>,
         account: Account,
         tokens: TokenSet,
-    ) -> Result<SignInId, Error> {
-        let session = session.into();
-        let Some(provider) = self.0.cache.provider(account.issuer()) else {
-            return Err(Error::new(
-                ErrorKind::Forbidden,
-                "no provider with the account's issuer is configured",
-            ));
-        };
-        let iat = tokens.id_token().and_then(issued_at);
-        let account = account.completed_by(&tokens);
-        let arrival = Arrival {
-            client_id: provider.client_id().into(),
+    ) -> SigningIn {
+        SigningIn {
+            core: self.0.clone(),
+            session: session.into(),
+            ticket: ticket.into(),
             account,
             tokens,
             label: None,
-            started: Started {
-                at: ticket.into().map(|ticket| ticket.started),
-                id_token_iat: iat,
-            },
-        };
-        establish(&self.0, &session, arrival).await
+        }
     }
 
     /// Evicts the sign-ins whose idle or absolute time is up, and waits for the hooks; how many there were. This runs by
@@ -231,16 +222,6 @@ impl Auth {
     pub async fn shutdown(&self) -> ShutdownReport {
         self.0.cache.shutdown(Duration::from_secs(10)).await
     }
-}
-
-/// The `iat` of an ID token that the app has verified.
-fn issued_at(token: &crate::token::IdToken) -> Option<i64> {
-    #[derive(serde::Deserialize)]
-    struct Issued {
-        iat: i64,
-    }
-    let account = Account::new("", "").with_id_token(token.clone());
-    account.claims::<Issued>().map(|claims| claims.iat)
 }
 
 pub(crate) fn sign_in_url(core: &Core, return_to: Option<&str>) -> String {

@@ -4,23 +4,22 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a sign-in ended. [`SignOutOthers`](Self::SignOutOthers), [`SignOutEverywhere`](Self::SignOutEverywhere),
-/// [`Operator`](Self::Operator), [`FrontChannel`](Self::FrontChannel) and [`BackChannel`](Self::BackChannel) are words of the store's
-/// contract that no route of this crate gives a removal yet.
+/// Why a sign-in ended. [`FrontChannel`](Self::FrontChannel) is a word of the store's contract that no route of this crate gives a
+/// removal yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Cause {
     /// The user signed out in this session.
     UserSignOut,
-    /// The user ended their other sign-ins.
+    /// The user ended it from another session: it alone, or all but that one.
     SignOutOthers,
-    /// The user ended all their sign-ins.
+    /// The user signed out everywhere.
     SignOutEverywhere,
-    /// An operator ended it.
+    /// An operator ended it, or all of the account's.
     Operator,
     /// The provider's front-channel logout.
     FrontChannel,
-    /// The provider's back-channel logout.
+    /// The provider's back-channel logout: it sent a logout token.
     BackChannel,
     /// Not used for the idle lifetime.
     Idle,

@@ -109,6 +109,7 @@ pub(crate) struct Paths {
     pub(crate) sign_in_callback: String,
     pub(crate) sign_out: String,
     pub(crate) sign_out_callback: String,
+    pub(crate) back_channel: String,
 }
 
 impl Default for Paths {
@@ -118,6 +119,7 @@ impl Default for Paths {
             sign_in_callback: "/signin/callback".into(),
             sign_out: "/signout".into(),
             sign_out_callback: "/signout/callback".into(),
+            back_channel: "/signout/backchannel".into(),
         }
     }
 }
@@ -138,6 +140,7 @@ pub(crate) struct Config {
     pub(crate) get_sign_out: bool,
     pub(crate) redirect_to_sign_in: bool,
     pub(crate) no_store: bool,
+    pub(crate) accounts_in_plain: bool,
     pub(crate) sign_in_parameters: Vec<String>,
     /// How long a sign-out waits for the provider's metadata, when all that is local is done.
     pub(crate) metadata_wait: Duration,
@@ -163,6 +166,7 @@ impl Default for Config {
             get_sign_out: false,
             redirect_to_sign_in: false,
             no_store: true,
+            accounts_in_plain: false,
             sign_in_parameters: Vec::new(),
             metadata_wait: Duration::from_secs(3),
             sweep_every: Duration::from_secs(15),

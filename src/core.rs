@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::Response;
 
 use tower_http::csrf::CsrfLayer;
@@ -11,6 +12,7 @@ use tower_http::csrf::CsrfLayer;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::cookies::CookieVault;
+use crate::label;
 use crate::pages;
 use crate::provider::Provider;
 use crate::return_url::{Allowlist, BaseUrl, SafeTarget};
@@ -58,9 +60,24 @@ pub(crate) struct Core {
     /// `None`: the neutral page.
     pub(crate) after_sign_out: Option<SafeTarget>,
     pub(crate) pages: Arc<dyn Pages>,
+    pub(crate) sign_in_label: Option<LabelFn>,
 }
 
+/// What the app calls a sign-in, by the request that ends it.
+pub(crate) type LabelFn = Box<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
+
 impl Core {
+    /// The app's label for the sign-in that a request ends. A closure that panics keeps nobody from signing in.
+    pub(crate) fn label_of(&self, request: &Parts) -> Option<Box<str>> {
+        let label = self.sign_in_label.as_ref()?;
+        let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| label(request)));
+        let label = answer.unwrap_or_else(|_| {
+            tracing::error!("the closure for labels of sign-ins panicked");
+            None
+        })?;
+        label::bounded(&label)
+    }
+
     /// The provider of that name, or the first one where none is named.
     pub(crate) fn provider_named(&self, name: Option<&str>) -> Option<&Provider> {
         let providers = self.cache.providers();
@@ -85,6 +102,7 @@ impl Core {
             &paths.sign_in_callback,
             &paths.sign_out,
             &paths.sign_out_callback,
+            &paths.back_channel,
         ];
         let is_own = own.into_iter().any(|path| self.url(path) == page);
         (!is_own).then_some(target)

@@ -145,6 +145,23 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// The name, as it appears in traces and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotSignedIn => "NotSignedIn",
+            Self::InteractionRequired => "InteractionRequired",
+            Self::Forbidden => "Forbidden",
+            Self::InvalidRequest => "InvalidRequest",
+            Self::ProviderUnavailable => "ProviderUnavailable",
+            Self::ProviderRejected => "ProviderRejected",
+            Self::StoreUnavailable => "StoreUnavailable",
+            Self::Capacity => "Capacity",
+            Self::Misconfigured => "Misconfigured",
+            Self::Internal => "Internal",
+        }
+    }
+
     /// The status that an error of this kind is answered with.
     #[must_use]
     pub fn status(self) -> StatusCode {

@@ -127,7 +127,7 @@ impl Current {
         })
     }
 
-    fn optional(&self) -> Result<Option<SignIn>, AuthRejection> {
+    pub(crate) fn optional(&self) -> Result<Option<SignIn>, AuthRejection> {
         self.latest()
             .map_err(|error| AuthRejection::Unavailable(Unavailable(error)))
     }

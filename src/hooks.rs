@@ -1,5 +1,5 @@
-//! What the app wants to be told: when tokens leave the cache, before the user is sent to the provider's logout, and when
-//! they are back.
+//! What the app wants to be told: when tokens leave the cache, before the user is sent to the provider's logout, when they
+//! are back, and what each sign-out came to.
 
 use std::fmt;
 use std::future::Future;
@@ -13,6 +13,7 @@ use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::Timestamp;
 use crate::error::Chain;
+use crate::events;
 use crate::id::SignInId;
 use crate::report::{HookOutcome, HookStatus, SignOutReport};
 use crate::store::Removed;
@@ -90,8 +91,8 @@ impl Eviction {
         self.tokens().count() + self.0.removed.downstream
     }
 
-    /// What the app called the sign-in: the [label of its entry](crate::store::Entry::label). Sign-ins that this crate makes have
-    /// none.
+    /// What the app [called](crate::AuthBuilder::sign_in_label) the sign-in. It comes from a request, so it is to be escaped where it
+    /// is shown, and is personal data.
     #[must_use]
     pub fn label(&self) -> Option<&str> {
         self.0.removed.entry.label.as_deref()
@@ -231,6 +232,7 @@ pub(crate) struct Hooks {
     evictions: List<Eviction>,
     navigations: List<Navigation>,
     returns: List<Returned>,
+    reports: List<SignOutReport>,
     limit: Duration,
 }
 
@@ -240,6 +242,7 @@ impl Hooks {
             evictions: List::new("evicted"),
             navigations: List::new("before_navigation"),
             returns: List::new("after_callback"),
+            reports: List::new("signed_out"),
             limit: Duration::from_secs(5),
         }
     }
@@ -281,6 +284,19 @@ impl Hooks {
         self.returns.add(hook);
     }
 
+    pub(crate) fn on_sign_out<F, Fut>(&mut self, hook: F)
+    where
+        F: Fn(SignOutReport) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoHookResult,
+    {
+        self.reports.add(hook);
+    }
+
+    pub(crate) fn wants_reports(&self) -> bool {
+        !self.reports.hooks.is_empty()
+    }
+
     pub(crate) async fn evicted(
         &self,
         tasks: &TaskTracker,
@@ -305,6 +321,14 @@ impl Hooks {
         self.run(&self.returns, tasks, &[returned]).await
     }
 
+    pub(crate) async fn signed_out(
+        &self,
+        tasks: &TaskTracker,
+        report: SignOutReport,
+    ) -> Vec<HookOutcome> {
+        self.run(&self.reports, tasks, &[report]).await
+    }
+
     async fn run<E: Clone + Send + 'static>(
         &self,
         list: &List<E>,
@@ -324,21 +348,15 @@ impl Hooks {
         }
         let mut outcomes = Vec::with_capacity(running.len());
         for (index, task) in running {
-            let status = match task.await {
-                Ok(Ok(Ok(()))) => HookStatus::Done,
-                Ok(Ok(Err(error))) => {
-                    tracing::error!(point = list.point, index, error = %Chain(&*error), "a hook failed");
-                    HookStatus::Failed
-                }
-                Ok(Err(_)) => {
-                    tracing::error!(point = list.point, index, "a hook took too long");
-                    HookStatus::TimedOut
-                }
-                Err(_) => {
-                    tracing::error!(point = list.point, index, "a hook panicked");
-                    HookStatus::Panicked
-                }
+            let (status, error) = match task.await {
+                Ok(Ok(Ok(()))) => (HookStatus::Done, String::new()),
+                Ok(Ok(Err(error))) => (HookStatus::Failed, Chain(&*error).to_string()),
+                Ok(Err(_)) => (HookStatus::TimedOut, "it took too long".to_owned()),
+                Err(_) => (HookStatus::Panicked, "it panicked".to_owned()),
             };
+            if status != HookStatus::Done {
+                events::hook_failed(list.point, index, status, &error);
+            }
             outcomes.push(HookOutcome {
                 point: list.point,
                 index,
@@ -355,6 +373,7 @@ impl fmt::Debug for Hooks {
             .field("evictions", &self.evictions.hooks.len())
             .field("navigations", &self.navigations.hooks.len())
             .field("returns", &self.returns.hooks.len())
+            .field("reports", &self.reports.hooks.len())
             .field("limit", &self.limit)
             .finish_non_exhaustive()
     }

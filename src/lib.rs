@@ -12,7 +12,9 @@ mod secret;
 mod account;
 mod cause;
 mod config;
+mod events;
 mod jwt;
+mod label;
 mod pages;
 mod report;
 mod return_url;
@@ -44,6 +46,7 @@ mod guard;
 mod layer;
 mod routes;
 mod service;
+mod sign_ins;
 mod signed_out;
 
 #[cfg(feature = "testing")]
@@ -54,7 +57,7 @@ pub mod testing;
 pub mod own_sign_in {}
 
 pub use crate::account::Account;
-pub use crate::auth::{Auth, AuthBuilder, RegisteredUrls, SignInUrl, Ticket};
+pub use crate::auth::{Auth, AuthBuilder, RegisteredUrls, SignInUrl, SigningIn, Ticket};
 pub use crate::cause::Cause;
 pub use crate::config::{ClearSiteData, LongUrl, RevocationPolicy};
 pub use crate::cookie_fix::{SessionCookieFix, SessionCookieFixService};
@@ -82,6 +85,7 @@ pub use crate::scopes::Scopes;
 pub use crate::secret::Secret;
 pub use crate::service::AuthService;
 pub use crate::session::AnySession;
+pub use crate::sign_ins::{SignInSummary, SignIns};
 pub use crate::sign_out::EndSessionRequest;
 pub use crate::signed_out::{SignOut, SignedOut};
 pub use crate::token::{AccessToken, IdToken, IdTokenField, TokenSet};

@@ -5,19 +5,21 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::cause::Cause;
-use crate::id::SignInId;
+use crate::id::{AccountHash, SignInId};
 
-/// What a sign-out did: promise 3, *says what happened*. It reaches the caller, the hooks and the traces, and holds no
-/// secret.
+/// What a sign-out did: promise 3, *says what happened*. It reaches the traces, the caller where there is one, and the hooks that
+/// [`AuthBuilder::on_sign_out`](crate::AuthBuilder::on_sign_out) takes, and holds no secret.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct SignOutReport {
+    /// Why. A sign-in in [`evicted`](Self::evicted) can have another cause, if its time was up before.
+    pub cause: Cause,
     /// The same for everything that this sign-out did, in hooks and traces.
     pub correlation_id: String,
     /// The sign-ins whose tokens left the cache.
     pub evicted: Vec<EvictedSignIn>,
     /// Sign-ins whose eviction the store did not confirm: this node serves their tokens no more and goes on trying. Their hooks
-    /// are called once it has.
+    /// are called once it has, and what left then is reported once more, under the same correlation id.
     pub pending: usize,
     /// What became of the session.
     pub session: SessionOutcome,
@@ -30,8 +32,9 @@ pub struct SignOutReport {
 }
 
 impl SignOutReport {
-    pub(crate) fn new(correlation_id: String) -> Self {
+    pub(crate) fn new(cause: Cause, correlation_id: String) -> Self {
         Self {
+            cause,
             correlation_id,
             evicted: Vec::new(),
             pending: 0,
@@ -40,6 +43,14 @@ impl SignOutReport {
             revocation: Revocation::None,
             provider: ProviderOutcome::NotAsked,
         }
+    }
+
+    /// Whether the sign-out found nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.evicted.is_empty()
+            && self.pending == 0
+            && self.session == SessionOutcome::None
+            && self.provider == ProviderOutcome::NotAsked
     }
 
     /// How many tokens left the cache.
@@ -63,14 +74,19 @@ pub struct EvictedSignIn {
     pub cause: Cause,
     /// How many tokens it had, downstream tokens included.
     pub tokens: usize,
+    /// As events name the account.
+    #[serde(skip)]
+    pub(crate) account: AccountHash,
 }
 
 /// What became of the browser's session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub enum SessionOutcome {
-    /// There was none.
+    /// There was none, or it goes on with a sign-in that took this one's place.
     None,
+    /// Its browser did not ask for this: its data goes, and its cookie is removed, with its next request.
+    AtNextRequest,
     /// Its data is gone and its cookie removed.
     Ended,
     /// Its data is gone, and a new session holds the accounts that stay signed in.
@@ -108,6 +124,19 @@ pub enum HookStatus {
     Panicked,
 }
 
+impl HookStatus {
+    /// The name, as it appears in traces and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "Done",
+            Self::Failed => "Failed",
+            Self::TimedOut => "TimedOut",
+            Self::Panicked => "Panicked",
+        }
+    }
+}
+
 /// What happens to the tokens at the provider (RFC 7009). Revocation runs after the answer, so a report can only say that
 /// it is on its way; its end is a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -125,7 +154,8 @@ pub enum Revocation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub enum ProviderOutcome {
-    /// Nobody was signed in, the request asked for a local sign-out only, or the app stopped the navigation.
+    /// Nobody was signed in, the request asked for a local sign-out only, the app stopped the navigation, or no browser was there
+    /// that could be sent.
     NotAsked,
     /// The user is sent to this issuer's logout.
     Redirected {

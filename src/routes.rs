@@ -1,11 +1,12 @@
 //! The routes: each a thin handler over its flow.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, RawQuery};
+use axum::extract::{DefaultBodyLimit, RawQuery, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -15,14 +16,18 @@ use crate::core::{Core, Pages};
 use crate::csrf;
 use crate::current::Current;
 use crate::error::{Error, ErrorKind};
+use crate::events;
 use crate::id::SignInId;
 use crate::pages;
 use crate::sign_in::{self, Failure, Next, StartQuery, parameters};
-use crate::sign_out::{self, CallbackQuery, EndSessionRequest, Onward, after_sign_out};
+use crate::sign_out::{self, CallbackQuery, EndSessionRequest, Onward, Refusal, after_sign_out};
 use crate::signed_out::leave;
 
 /// A sign-out form is a few short fields.
 const MAX_FORM: usize = 8 * 1024;
+
+/// Logout tokens have about a kilobyte.
+const MAX_LOGOUT_FORM: usize = 64 * 1024;
 
 impl Auth {
     /// All routes of the crate: sign-in, sign-out, and their callbacks, for apps that have no sign-in of their own.
@@ -38,7 +43,7 @@ impl Auth {
             .route(&paths.sign_in_callback, no_store(get(callback)))
     }
 
-    /// `POST /signout` and `GET /signout/callback`, for apps with a sign-in of their own.
+    /// `POST /signout`, `GET /signout/callback` and `POST /signout/backchannel`, for apps with a sign-in of their own.
     pub fn sign_out_routes<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
         let core = self.core();
         let paths = &core.config.paths;
@@ -57,7 +62,29 @@ impl Auth {
                 no_store(sign_out.layer(DefaultBodyLimit::max(MAX_FORM))),
             )
             .route(&paths.sign_out_callback, no_store(get(returned)))
+            .route(&paths.back_channel, no_store(back_channel(core.clone())))
     }
+}
+
+/// Called by the provider: no browser, so no session, no cookie, and nothing for a defence against forged requests to go by.
+fn back_channel<S: Clone + Send + Sync + 'static>(core: Arc<Core>) -> MethodRouter<S> {
+    let handler = move |headers: HeaderMap, body: Result<Bytes, BytesRejection>| async move {
+        let body = body.as_deref().ok();
+        match sign_out::back_channel(&core, &headers, body).await {
+            Ok(()) => StatusCode::OK.into_response(),
+            Err(refusal) => bad_logout(refusal),
+        }
+    };
+    post(handler).layer(DefaultBodyLimit::max(MAX_LOGOUT_FORM))
+}
+
+/// Back-Channel Logout section 2.8.
+fn bad_logout(refusal: Refusal) -> Response {
+    let body = serde_json::json!({
+        "error": refusal.error,
+        "error_description": refusal.reason,
+    });
+    (StatusCode::BAD_REQUEST, axum::Json(body)).into_response()
 }
 
 /// R13, whatever the handler answers.
@@ -75,7 +102,7 @@ fn no_store_of(mut response: Response) -> Response {
 }
 
 fn forbidden(pages: &dyn Pages) -> Response {
-    tracing::info!(target: "axum_signout::sign_out", "a sign-out that another site asked for was refused");
+    events::sign_out_refused();
     let mut response = pages.forbidden();
     *response.status_mut() = StatusCode::FORBIDDEN;
     no_store_of(response)
@@ -115,8 +142,9 @@ async fn start(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) 
     }
 }
 
-async fn callback(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
-    match sign_in::callback(&current, &headers, query.as_deref()).await {
+async fn callback(current: Current, request: Request) -> Response {
+    let (request, _) = request.into_parts();
+    match sign_in::callback(&current, &request).await {
         Ok(Next::Handover(target)) => pages::handover("You are signed in", &target),
         Ok(Next::Restart(url)) => see_other(&url),
         Err(failure) => failed(current.core(), &failure),
@@ -128,6 +156,7 @@ async fn callback(current: Current, headers: HeaderMap, RawQuery(query): RawQuer
 struct SignOutForm {
     return_to: Option<String>,
     sign_in: Option<String>,
+    everywhere: Option<String>,
 }
 
 impl SignOutForm {
@@ -141,6 +170,7 @@ impl SignOutForm {
         Ok(Self {
             return_to: found.remove("return_to"),
             sign_in: found.remove("sign_in"),
+            everywhere: found.remove("everywhere"),
         })
     }
 
@@ -157,7 +187,12 @@ impl SignOutForm {
             let id = SignInId::parse(&id).ok_or_else(|| Failure::bad_request("invalid_request"))?;
             request = request.sign_in(id);
         }
-        Ok(request)
+        match self.everywhere.as_deref() {
+            // `on` is what a checkbox sends that has no value.
+            Some("true" | "on") => Ok(request.everywhere()),
+            None | Some("" | "false") => Ok(request),
+            Some(_) => Err(Failure::bad_request("invalid_request")),
+        }
     }
 }
 

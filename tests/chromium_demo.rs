@@ -411,6 +411,80 @@ async fn another_tab_notices_that_its_user_has_left() {
 }
 
 #[tokio::test]
+async fn who_signs_out_everywhere_in_one_browser_is_signed_out_in_the_other_at_the_next_click_r43()
+{
+    for options in kinds() {
+        let cookie = options.cookie;
+        let shown = cookie == "id" && options.same_site == SameSite::Strict;
+        let here = Scene::with(options).await;
+        let there = Chromium::start().await;
+        // The page would notice by itself: here it must be the click.
+        there.cdp("Network.enable", json!({})).await;
+        let blocked = json!({ "urls": ["*/events"] });
+        there.cdp("Network.setBlockedURLs", blocked).await;
+        there.goto(&here.demo.url).await;
+        there.click_id("sign-in-alice").await;
+        there.click_id("login-alice").await;
+        there.wait_for("#everywhere-alice").await;
+        here.sign_in_alice().await;
+        assert_eq!(here.sign_ins().await, 2);
+        let listed = here
+            .chromium
+            .execute("return document.querySelectorAll('.sign-ins li').length")
+            .await;
+        assert_eq!(listed, 2);
+        assert!(
+            here.chromium
+                .text()
+                .await
+                .contains("Headless Chromium on Linux at 127.0.0.1")
+        );
+        if shown {
+            here.chromium.screenshot("demo-8-sign-ins").await;
+        }
+
+        here.sign_out("everywhere-alice").await;
+        assert!(here.chromium.text().await.contains(SIGNED_OUT));
+        assert!(here.chromium.text().await.contains("SignOutEverywhere"));
+        assert_eq!(here.sign_ins().await, 0);
+        there.click("[name=scopes][value='Mail.Read']").await;
+        there.wait_for_text("Not signed in.").await;
+        assert!(there.cookie(cookie).await.is_none(), "{cookie}");
+        there.goto(&here.demo.url).await;
+        there.wait_for_text(SIGNED_OUT).await;
+    }
+}
+
+#[tokio::test]
+async fn one_browser_ends_the_sign_in_of_another_which_notices_by_itself_r43() {
+    let here = Scene::new().await;
+    let there = Chromium::start().await;
+    for (button, cause) in [
+        ("[name=other]", "SignOutOthers"),
+        ("#end-others-alice", "SignOutOthers"),
+    ] {
+        there.goto(&here.demo.url).await;
+        there.click_id("sign-in-alice").await;
+        // The second time the provider knows her already.
+        there.wait_for("#login-alice, #everywhere-alice").await;
+        if there.exists("#login-alice").await {
+            there.click_id("login-alice").await;
+        }
+        there.wait_for("#live.on").await;
+        here.chromium.goto(&here.demo.url).await;
+        if !here.chromium.exists("#everywhere-alice").await {
+            here.sign_in_alice().await;
+        }
+        here.chromium.click(button).await;
+        there.wait_for_text(SIGNED_OUT).await;
+        here.chromium.wait_for_text(cause).await;
+        here.wait_for_account("alice").await;
+        assert!(!here.chromium.exists("[name=other]").await);
+        assert_eq!(here.sign_ins().await, 1);
+    }
+}
+
+#[tokio::test]
 async fn the_page_looks_right_at_night_and_on_a_phone() {
     let scene = Scene::new().await;
     let chromium = &scene.chromium;

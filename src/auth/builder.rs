@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::request::Parts;
 use axum_extra::extract::cookie::Key;
 use zeroize::Zeroizing;
 
@@ -12,10 +13,11 @@ use crate::cache::{Cache, CacheParts};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ClearSiteData, Config, LongUrl, RevocationPolicy};
 use crate::cookies::CookieVault;
-use crate::core::{BuiltInPages, Core, Pages};
+use crate::core::{BuiltInPages, Core, LabelFn, Pages};
 use crate::error::ConfigError;
 use crate::hooks::{Eviction, EvictionHook, Hooks, IntoHookResult, Navigation, Returned};
 use crate::provider::Provider;
+use crate::report::SignOutReport;
 use crate::return_url::{Allowlist, BaseUrl, SafeTarget};
 use crate::store::{MemoryTokenStore, TokenStore};
 
@@ -35,6 +37,7 @@ pub struct AuthBuilder {
     after_sign_out: Option<String>,
     allowed: Vec<String>,
     pages: Arc<dyn Pages>,
+    sign_in_label: Option<LabelFn>,
 }
 
 impl AuthBuilder {
@@ -51,6 +54,7 @@ impl AuthBuilder {
             after_sign_out: None,
             allowed: Vec::new(),
             pages: Arc::new(BuiltInPages),
+            sign_in_label: None,
         }
     }
 
@@ -144,6 +148,30 @@ impl AuthBuilder {
         Fut::Output: IntoHookResult,
     {
         self.hooks.after_callback(hook);
+        self
+    }
+
+    /// Calls a closure with the [`SignOutReport`] of every sign-out, whatever its cause: by the user, an operator or the
+    /// provider, when a lifetime is over, or because the sign-in had to leave. It is called last, when the eviction hooks have
+    /// ended, in the background: nobody waits for it, and [`Auth::shutdown`] does.
+    ///
+    /// What a store that was away confirms later is reported once more then, under the same correlation id. A sign-out that found
+    /// nothing to do is not reported.
+    ///
+    /// ```
+    /// # fn audited(builder: axum_signout::AuthBuilder) -> axum_signout::AuthBuilder {
+    /// builder.on_sign_out(|report| async move {
+    ///     println!("{} {}: {} sign-ins", report.correlation_id, report.cause, report.evicted.len());
+    /// })
+    /// # }
+    /// ```
+    pub fn on_sign_out<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(SignOutReport) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoHookResult,
+    {
+        self.hooks.on_sign_out(hook);
         self
     }
 
@@ -245,12 +273,55 @@ impl AuthBuilder {
         self
     }
 
+    /// Whether events name the account's subject beside its hash. Default: off: who used the app when is personal data, which logs
+    /// often keep for longer than the app may. The hash, SHA-256 over issuer and subject, is the same in all events of an account;
+    /// who knows both can compute it.
+    pub fn subjects_in_events(mut self, on: bool) -> Self {
+        self.config.accounts_in_plain = on;
+        self
+    }
+
     /// Further query parameters that the sign-in route passes on to the provider, such as `domain_hint`. Default: none.
     pub fn sign_in_parameters<T: Into<String>>(
         mut self,
         names: impl IntoIterator<Item = T>,
     ) -> Self {
         self.config.sign_in_parameters = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What a user is shown to tell one of [their sign-ins](crate::SignIns) from another, such as browser and address, by the
+    /// request that ends the sign-in: its headers, and extensions such as `ConnectInfo`. Kept with the sign-in until it ends.
+    /// Default: none, since what it would be made of is personal data, and which of it may be kept is the app's to decide.
+    ///
+    /// Control characters and those that change the direction of text are left out, and what goes beyond 256 bytes is cut
+    /// off. It comes from a request all the same: a page that shows it must escape it, and a user can put into it what they
+    /// like. Operators and [eviction hooks](crate::Eviction::label) see it too.
+    ///
+    /// ```
+    /// # use axum_signout::{Auth, ConfigError, Provider};
+    /// # fn auth(provider: Provider) -> Result<Auth, ConfigError> {
+    /// use std::net::SocketAddr;
+    ///
+    /// use axum::extract::ConnectInfo;
+    /// use axum::http::header::USER_AGENT;
+    ///
+    /// let auth = Auth::builder(provider, "https://app.example.com")
+    ///     .sign_in_label(|request| {
+    ///         let browser = request.headers.get(USER_AGENT)?.to_str().ok()?;
+    ///         // There with `into_make_service_with_connect_info`.
+    ///         let ConnectInfo(from) = request.extensions.get::<ConnectInfo<SocketAddr>>()?;
+    ///         Some(format!("{}, {browser}", from.ip()))
+    ///     })
+    ///     .build()?;
+    /// # Ok(auth)
+    /// # }
+    /// ```
+    pub fn sign_in_label(
+        mut self,
+        label: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.sign_in_label = Some(Box::new(label));
         self
     }
 
@@ -266,6 +337,12 @@ impl AuthBuilder {
     pub fn sign_out_paths(mut self, start: impl Into<String>, callback: impl Into<String>) -> Self {
         self.config.paths.sign_out = start.into();
         self.config.paths.sign_out_callback = callback.into();
+        self
+    }
+
+    /// The path that the provider posts logout tokens to (Back-Channel Logout section 2.5). Default: `/signout/backchannel`.
+    pub fn back_channel_path(mut self, path: impl Into<String>) -> Self {
+        self.config.paths.back_channel = path.into();
         self
     }
 
@@ -344,6 +421,7 @@ impl AuthBuilder {
             after_sign_in,
             after_sign_out,
             pages: self.pages,
+            sign_in_label: self.sign_in_label,
         })))
     }
 }
@@ -355,6 +433,7 @@ fn check_paths(config: &Config) -> Result<(), ConfigError> {
         ("sign_in_paths", &paths.sign_in_callback),
         ("sign_out_paths", &paths.sign_out),
         ("sign_out_paths", &paths.sign_out_callback),
+        ("back_channel_path", &paths.back_channel),
     ];
     for (at, (what, path)) in all.iter().enumerate() {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');

@@ -10,6 +10,10 @@ pub struct RegisteredUrls {
     pub redirect_uri: String,
     /// For `post_logout_redirect_uris` (RP-Initiated Logout section 3.1): where the provider's logout comes back to.
     pub post_logout_redirect_uri: String,
+    /// For `backchannel_logout_uri` (Back-Channel Logout section 2.2): where the provider posts logout tokens to. It must reach
+    /// the app from the provider, without a browser. `backchannel_logout_session_required` is worth setting as well: with a
+    /// `sid`, a logout ends that browser's sign-ins; without, all of the account.
+    pub backchannel_logout_uri: String,
 }
 
 /// A link to sign-in, with parameters for this one request. `Display` is the URL.

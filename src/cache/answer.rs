@@ -11,6 +11,7 @@ use crate::cause::Cause;
 use crate::clock::Timestamp;
 use crate::config::RevocationPolicy;
 use crate::error::Error;
+use crate::events;
 use crate::id::{AccountHash, Address, OperationId, Selector};
 use crate::jwt::id_token::Expectations;
 use crate::provider::{Provider, VerifyError};
@@ -92,12 +93,8 @@ impl Cache {
             };
             let error = match replaced {
                 Ok(Replaced::Done(generation)) => {
-                    tracing::info!(
-                        target: "axum_signout::refresh",
-                        sign_in = %address.id,
-                        rotated = answer.refresh_token.is_some(),
-                        "refreshed"
-                    );
+                    let who = self.who(&address.account, &next.account);
+                    events::refreshed(who, address.id, answer.refresh_token.is_some());
                     return Ok(Stored {
                         entry: next,
                         generation,
@@ -183,6 +180,9 @@ impl Cache {
             id_token_iat: issued,
         };
         for selector in added {
+            if self.0.pending.covers(address, added).is_some() {
+                return Ok(Registered::Refused);
+            }
             let registered = self.0.store.register(selector, address, &started).await?;
             if registered == Registered::Refused {
                 return Ok(registered);

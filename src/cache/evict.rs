@@ -3,7 +3,9 @@
 use futures_util::future::join_all;
 
 use super::inner::Cache;
+use super::pending::Held;
 use crate::cause::Cause;
+use crate::events;
 use crate::hooks::Eviction;
 use crate::report::{EvictedSignIn, HookOutcome};
 use crate::store::{Removed, StoreError, Target};
@@ -37,6 +39,26 @@ pub(crate) struct Evicted {
 }
 
 impl Evicted {
+    /// Together with what became of others.
+    pub(super) fn add(&mut self, more: Self) {
+        self.evictions.extend(more.evictions);
+        self.pending += more.pending;
+        self.to_revoke += more.to_revoke;
+    }
+
+    pub(super) fn of(evictions: Vec<Eviction>) -> Self {
+        let to_revoke = |eviction: &&Eviction| eviction.removed().to_revoke;
+        Self {
+            to_revoke: evictions.iter().filter(to_revoke).count(),
+            evictions,
+            pending: 0,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.evictions.is_empty() && self.pending == 0
+    }
+
     /// For a report.
     pub(crate) fn sign_ins(&self) -> Vec<EvictedSignIn> {
         let of = |eviction: &Eviction| EvictedSignIn {
@@ -45,6 +67,7 @@ impl Evicted {
             subject: eviction.account().subject().to_owned(),
             cause: eviction.cause(),
             tokens: eviction.count(),
+            account: eviction.removed().address.account,
         };
         self.evictions.iter().map(of).collect()
     }
@@ -52,9 +75,10 @@ impl Evicted {
 
 impl Cache {
     /// Carries orders out. When this returns, no `acquire` on this node that begins later gets any of those tokens,
-    /// whether the store answered or not. To be called from a task that is not stopped halfway; hooks are the caller's
-    /// next step ([`tell`](Self::tell)).
+    /// whether the store answered or not. To be called from a task that is not stopped halfway; hooks and report are the
+    /// caller's next step ([`conclude`](Self::conclude)).
     pub(crate) async fn evict(&self, orders: &[Order], correlation_id: &str) -> Evicted {
+        self.start_background();
         // Side by side: a store that hangs costs one wait, not one for each.
         let removals = join_all(orders.iter().map(async |order| {
             let removal = self.removal(order.cause, order.logout_iat);
@@ -72,11 +96,19 @@ impl Cache {
                 }
                 Err(error) => {
                     evicted.pending += 1;
-                    self.hold_back(order.target, removal, correlation_id, &error);
+                    self.hold_back(Held::Target(order.target), removal, correlation_id, &error);
                 }
             }
         }
         evicted
+    }
+
+    /// [`finish`](Self::finish), for sign-ins that left each for itself.
+    pub(super) fn finish_each(&self, removed: Vec<Removed>) -> Vec<Eviction> {
+        removed
+            .into_iter()
+            .flat_map(|removed| self.finish(vec![removed], &Self::correlation_id()))
+            .collect()
     }
 
     /// What follows a removal in the store: running requests lose their tokens, and the outbox is looked at.
@@ -91,14 +123,13 @@ impl Cache {
             .into_iter()
             .map(|removed| {
                 let eviction = Eviction::new(removed, correlation_id);
-                tracing::info!(
-                    target: "axum_signout::eviction",
-                    cause = %eviction.cause(),
-                    sign_in = %eviction.sign_in(),
-                    account = %eviction.removed().address.account,
-                    tokens = eviction.count(),
+                let address = eviction.removed().address;
+                events::evicted(
+                    self.who(&address.account, eviction.account()),
+                    address.id,
+                    eviction.cause(),
+                    eviction.count(),
                     correlation_id,
-                    "evicted"
                 );
                 eviction
             })
@@ -113,14 +144,11 @@ impl Cache {
         self.0.hooks.evicted(&self.0.tasks, evictions).await
     }
 
-    /// Evicts what is named and tells the hooks in the background.
+    /// Evicts what is named; hooks and report follow in the background.
     pub(crate) async fn evict_quietly(&self, order: Order) {
-        let correlation_id = crate::id::OperationId::random().to_string();
+        let correlation_id = Self::correlation_id();
         let evicted = self.evict(&[order], &correlation_id).await;
-        let cache = self.clone();
-        self.0
-            .tasks
-            .spawn(async move { cache.tell(&evicted.evictions).await });
+        self.conclude_later(order.cause, &correlation_id, evicted);
     }
 
     /// Evicts the sign-ins whose idle or absolute time is up. Runs by itself; for those who inject a clock.
@@ -133,8 +161,8 @@ impl Cache {
                 return Ok(count);
             }
             count += removed.len();
-            let evictions = self.finish(removed, &removal.operation.to_string());
-            self.tell(&evictions).await;
+            let evictions = self.finish_each(removed);
+            self.conclude_each(evictions).await;
         }
     }
 }

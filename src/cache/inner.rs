@@ -18,12 +18,13 @@ use crate::cause::Cause;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, RevocationPolicy};
 use crate::error::{Error, ErrorKind};
+use crate::events::Who;
 use crate::hooks::Hooks;
-use crate::id::{Address, Locator, OperationId, Selector, SessionKey, SignInId};
+use crate::id::{AccountHash, Address, Locator, OperationId, Selector, SessionKey, SignInId};
 use crate::provider::Provider;
 use crate::store::{
-    Created, Entry, Lookup, Registered, Removal, RevokeRule, Started, StoreError, StoreErrorKind,
-    Target, TokenStore,
+    Created, Entry, Lookup, Registered, Removal, RevokeRule, SignInInfo, Started, StoreError,
+    StoreErrorKind, Target, TokenStore,
 };
 use crate::token::TokenSet;
 
@@ -164,6 +165,11 @@ impl Cache {
             .find(|provider| provider.issuer() == issuer)
     }
 
+    /// How events name an account.
+    pub(crate) fn who<'a>(&self, hash: &'a AccountHash, account: &'a Account) -> Who<'a> {
+        Who::new(hash, account, self.0.config.accounts_in_plain)
+    }
+
     /// How a sign-in is removed for a cause, by the configuration.
     pub(super) fn removal(&self, cause: Cause, logout_iat: Option<i64>) -> Removal {
         let revoke = match (self.0.config.revocation, cause) {
@@ -210,8 +216,11 @@ impl Cache {
                 Lookup::Gone(cause) => Opened::Dead(cause),
                 Lookup::Moved => Opened::Moved,
                 Lookup::Live(_) if flag.ended() => Opened::Dead(flag.cause()),
-                Lookup::Live(_) if self.0.pending.covers(&flag.address()) => Opened::Dead(None),
                 Lookup::Live(stored) => {
+                    if let Some(cause) = self.held_back(&flag, &stored) {
+                        opened.push(Opened::Dead(Some(cause)));
+                        continue;
+                    }
                     if stored.touch_due {
                         // In a box: at most once a minute, and what every request carries around stays small.
                         Box::pin(self.touch(flag.address())).await;
@@ -221,6 +230,13 @@ impl Cache {
             });
         }
         Ok(opened)
+    }
+
+    /// The sign-ins of an account, newest first. What is about to be evicted is none of them any more.
+    pub(crate) async fn list(&self, account: &AccountHash) -> Result<Vec<SignInInfo>, StoreError> {
+        let mut all = self.0.store.list(account).await?;
+        all.retain(|one| self.0.pending.covers(&one.address, &[]).is_none());
+        Ok(all)
     }
 
     async fn touch(&self, address: Address) {
@@ -261,6 +277,7 @@ impl Cache {
             selectors: selectors.into(),
             label: new.label,
         });
+        self.settle_for(&address, &entry.selectors).await?;
         match self.insert(&locator, &entry, &new.started).await {
             Ok(()) => Ok(locator),
             Err(error) => {
@@ -272,8 +289,9 @@ impl Cache {
                 if matches!(&error, SignInError::Store(e) if e.kind() == StoreErrorKind::Unknown) {
                     // It may be there after all, under a key that nobody was given.
                     let order = Order::new(Target::SignIn(address), Cause::SessionEnded);
-                    let evicted = self.evict(&[order], &address.id.to_string()).await;
-                    self.tell(&evicted.evictions).await;
+                    let correlation_id = address.id.to_string();
+                    let evicted = self.evict(&[order], &correlation_id).await;
+                    self.conclude(order.cause, &correlation_id, evicted).await;
                 }
                 Err(error)
             }
@@ -300,12 +318,12 @@ impl Cache {
         {
             Created::Refused => Err(SignInError::Refused),
             Created::Done { evicted } => {
-                let evicted = self.finish(evicted, &removal.operation.to_string());
+                let evicted = self.finish_each(evicted);
                 if !evicted.is_empty() {
                     let cache = self.clone();
                     self.0
                         .tasks
-                        .spawn(async move { cache.tell(&evicted).await });
+                        .spawn(async move { cache.conclude_each(evicted).await });
                 }
                 Ok(())
             }

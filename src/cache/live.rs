@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 
 use super::refresh::Flights;
 use crate::cause::Cause;
-use crate::id::{AccountHash, Address, SignInId};
+use crate::id::{AccountHash, Address, Selector, SignInId};
+use crate::store::Stored;
 
 const STRIPES: usize = 64;
 
@@ -49,6 +50,8 @@ pub(crate) struct Flag {
     ended: AtomicBool,
     cause: OnceLock<Cause>,
     changed: Notify,
+    /// The newest of what was loaded of it: which selectors it goes by.
+    known: Mutex<Option<Stored>>,
     pub(super) flights: Flights,
     registry: Arc<Registry>,
 }
@@ -82,6 +85,7 @@ impl Registry {
             ended: AtomicBool::new(false),
             cause: OnceLock::new(),
             changed: Notify::new(),
+            known: Mutex::default(),
             flights: Flights::default(),
             registry: self.clone(),
         });
@@ -99,6 +103,22 @@ impl Registry {
 
     /// Ends all sign-ins of an account that requests hold: for an eviction whose answer from the store is missing.
     pub(crate) fn end_account(&self, account: &AccountHash, but: Option<&SignInId>, cause: Cause) {
+        self.end_where(cause, |flag| {
+            flag.address.account == *account && Some(&flag.address.id) != but
+        });
+    }
+
+    /// Ends all sign-ins that requests hold and that go by a selector: for a closing that the store did not confirm.
+    /// Whoever loads one [notes](Flag::note) it before looking at what is pending.
+    pub(crate) fn end_selected(&self, selector: &Selector, cause: Cause) {
+        self.end_where(cause, |flag| {
+            let known = flag.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = known.as_ref();
+            known.is_some_and(|known| known.entry.selectors.contains(selector))
+        });
+    }
+
+    fn end_where(&self, cause: Cause, ending: impl Fn(&Flag) -> bool) {
         for stripe in &self.stripes {
             // Collected whole, then looked at: letting go of a flag takes the lock that is held here.
             let flags: Vec<_> = stripe
@@ -107,10 +127,7 @@ impl Registry {
                 .values()
                 .filter_map(Weak::upgrade)
                 .collect();
-            let ending = |flag: &&Arc<Flag>| {
-                flag.address.account == *account && Some(&flag.address.id) != but
-            };
-            for flag in flags.iter().filter(ending) {
+            for flag in flags.iter().filter(|flag| ending(flag)) {
                 flag.end(cause);
             }
         }
@@ -124,7 +141,18 @@ impl Registry {
 }
 
 impl Flag {
-    fn end(&self, cause: Cause) {
+    /// What was loaded of the sign-in, for [`Registry::end_selected`].
+    pub(super) fn note(&self, stored: &Stored) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known
+            .as_ref()
+            .is_none_or(|known| known.generation < stored.generation)
+        {
+            *known = Some(stored.clone());
+        }
+    }
+
+    pub(super) fn end(&self, cause: Cause) {
         let _ = self.cause.set(cause);
         self.ended.store(true, Ordering::SeqCst);
         self.changed.notify_waiters();

@@ -5,6 +5,8 @@
 
 mod answer;
 mod bounded;
+mod close;
+mod conclude;
 mod evict;
 mod inner;
 mod live;

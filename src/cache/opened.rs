@@ -130,6 +130,10 @@ impl SignIn {
     }
 
     fn keep(&self, stored: Stored, at: Timestamp) {
+        // It may go by other selectors than what was there before.
+        if let Some(cause) = self.0.cache.held_back(&self.0.flag, &stored) {
+            self.0.flag.end(cause);
+        }
         let mut snapshot = self
             .0
             .snapshot

@@ -16,6 +16,7 @@ use super::live::Flag;
 use super::opened::{ended, pick};
 use crate::cause::Cause;
 use crate::error::{Error, ErrorKind};
+use crate::events::{self, Who};
 use crate::id::{Address, ClaimName, OperationId};
 use crate::provider::{Provider, TokenError};
 use crate::store::{Generation, Lease, Lookup, Stored, Target};
@@ -117,7 +118,13 @@ impl Cache {
             let run = std::panic::AssertUnwindSafe(run);
             let answer = run.catch_unwind().await;
             *flag_of_task.flights.lock() = None;
-            answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a refresh panicked")))
+            let panicked = || Error::new(ErrorKind::Internal, "a refresh panicked");
+            let answer = answer.unwrap_or_else(|_| Err(panicked()));
+            if let Err(error) = &answer {
+                let address = flag_of_task.address();
+                events::refresh_failed(Who::unnamed(&address.account), address.id, error.kind());
+            }
+            answer
         });
         let flight = async move {
             task.await
@@ -236,7 +243,7 @@ impl Cache {
             Err(error) => return (Err(error.into()), true),
         }
         // The store may still have what this node has ended: its removal is pending.
-        if flag.ended() {
+        if flag.ended() || self.held_back(flag, &stored).is_some() {
             return (Err(ended()), true);
         }
         let scopes = wanted.scopes();
@@ -286,15 +293,12 @@ impl Cache {
 
     /// Whether there was something to end, or may have been.
     pub(super) async fn end(&self, target: Target, cause: Cause) -> bool {
-        let correlation_id = OperationId::random().to_string();
+        let correlation_id = Self::correlation_id();
         let evicted = self
             .evict(&[Order::new(target, cause)], &correlation_id)
             .await;
-        let any = !evicted.evictions.is_empty() || evicted.pending > 0;
-        let cache = self.clone();
-        self.0
-            .tasks
-            .spawn(async move { cache.tell(&evicted.evictions).await });
+        let any = !evicted.is_empty();
+        self.conclude_later(cause, &correlation_id, evicted);
         any
     }
 }

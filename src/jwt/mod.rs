@@ -2,7 +2,7 @@
 //!
 //! A token goes through the same steps whatever its kind: the compact form is taken apart within limits
 //! ([`jws`]), its signature is verified with a key of the provider and an algorithm that *we* allow ([`keys`]), and only
-//! then its claims are read. The rules of one kind ([`id_token`]) turn verified claims into a proof type which
+//! then its claims are read. The rules of one kind ([`id_token`], [`logout_token`]) turn verified claims into a proof type which
 //! nothing else can build.
 //!
 //! No feature of another crate in the build decides about signatures here: a JWT library whose crypto backend is chosen by
@@ -11,6 +11,7 @@
 pub(crate) mod id_token;
 pub(crate) mod jws;
 pub(crate) mod keys;
+pub(crate) mod logout_token;
 
 #[cfg(test)]
 mod oracle_tests;

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::error::ConfigError;
 use crate::jwt::SigningAlgorithm;
 use crate::jwt::id_token::IdTokenRules;
+use crate::jwt::logout_token::LogoutTokenRules;
 use crate::secret::Secret;
 
 const DEFAULT_SCOPES: [&str; 2] = ["openid", "profile"];
@@ -34,6 +35,7 @@ pub struct ProviderBuilder {
     algorithms: Vec<SigningAlgorithm>,
     trusted_audiences: Vec<String>,
     clock_skew: Duration,
+    logout_rules: LogoutTokenRules,
     authorization_params: Vec<(String, String)>,
     resource: Option<String>,
     http: Option<Http>,
@@ -69,6 +71,10 @@ impl ProviderBuilder {
             algorithms: vec![SigningAlgorithm::Rs256],
             trusted_audiences: Vec::new(),
             clock_skew: Duration::from_secs(300),
+            logout_rules: LogoutTokenRules {
+                strict: false,
+                max_age: Duration::from_secs(300),
+            },
             authorization_params: Vec::new(),
             resource: None,
             http: None,
@@ -136,6 +142,27 @@ impl ProviderBuilder {
     /// wide window does.
     pub fn clock_skew(mut self, skew: Duration) -> Self {
         self.clock_skew = skew;
+        self
+    }
+
+    /// Takes logout tokens ([Back-Channel Logout](https://openid.net/specs/openid-connect-backchannel-1_0.html) section 2.4)
+    /// only with `exp` and with the `typ` `logout+jwt`. By default either may be missing, as at many providers.
+    ///
+    /// * What the default risks: of a provider that signs tokens of other kinds with a back-channel event in them, such as
+    ///   security event tokens, one could be taken for a logout token, and one without `exp` is good for
+    ///   [a while](Self::logout_token_max_age) that the provider did not choose. Either ends sign-ins, and opens none.
+    /// * What strict mode risks: with a provider that leaves one of them out, every logout by it is refused, and people stay
+    ///   signed in here who have signed out there.
+    pub fn strict_logout_tokens(mut self, on: bool) -> Self {
+        self.logout_rules.strict = on;
+        self
+    }
+
+    /// How old a logout token without `exp` may be, from a second to an hour, not counting the [clock
+    /// skew](Self::clock_skew). By default five minutes: a provider that tries again does so within that. One with `exp` is
+    /// good until then, and for a day at most.
+    pub fn logout_token_max_age(mut self, age: Duration) -> Self {
+        self.logout_rules.max_age = age;
         self
     }
 
@@ -269,6 +296,7 @@ impl ProviderBuilder {
                 trusted_audiences: boxed(self.trusted_audiences),
                 clock_skew: self.clock_skew,
             },
+            logout_rules: self.logout_rules,
             http,
             clock: self.clock,
             metadata,
@@ -365,6 +393,12 @@ impl ProviderBuilder {
         };
         let (none, some) = (Duration::ZERO, Duration::from_millis(1));
         within("clock_skew", self.clock_skew, none, "up to an hour")?;
+        within(
+            "logout_token_max_age",
+            self.logout_rules.max_age,
+            Duration::from_secs(1),
+            "a second to an hour",
+        )?;
         within("timeout", self.timeout, some, "a millisecond to an hour")?;
         within(
             "connect_timeout",

@@ -8,9 +8,11 @@ use super::fetched::Held;
 use super::http::get_json;
 use super::{Provider, Unavailable};
 use crate::error::{Error, ErrorKind};
+use crate::events;
 use crate::jwt::WantsNewerKeys;
 use crate::jwt::id_token::{Expectations, IdTokenError, VerifiedIdToken};
 use crate::jwt::keys::{KeySet, KeySetError};
+use crate::jwt::logout_token::{LogoutTokenError, VerifiedLogoutToken};
 use crate::token::IdToken;
 
 /// After this time a key that the provider withdrew must be out of use. Unlike metadata, keys this old are not used while
@@ -76,15 +78,27 @@ impl Provider {
             .await
             .inspect_err(|error| tracing::warn!(%error, "an ID token was refused"))
     }
+
+    /// Verifies a logout token by every rule of Back-Channel Logout.
+    #[tracing::instrument(skip_all, fields(provider = self.name()))]
+    pub(crate) async fn verify_logout_token(
+        &self,
+        token: &str,
+    ) -> Result<VerifiedLogoutToken, VerifyError<LogoutTokenError>> {
+        let now = self.clock().wall();
+        let rules = &self.0.logout_rules;
+        self.with_keys(|keys| rules.verify(token, self.rules(), keys, now))
+            .await
+    }
 }
 
 async fn fetch(provider: Provider) -> Result<KeySet, FetchError> {
     let outcome = try_fetch(&provider).await;
-    let issuer = provider.issuer();
-    match &outcome {
-        Ok(keys) => tracing::debug!(issuer, ?keys, "the provider's keys were read"),
-        Err(error) => tracing::warn!(issuer, %error, "the provider's keys could not be read"),
-    }
+    let error = outcome.as_ref().err();
+    events::keys_fetched(
+        provider.issuer(),
+        error.map(|error| error as &dyn std::fmt::Display),
+    );
     outcome
 }
 

@@ -52,6 +52,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind};
 use crate::jwt::id_token::IdTokenRules;
 use crate::jwt::keys::KeySet;
+use crate::jwt::logout_token::LogoutTokenRules;
 
 /// An OpenID provider: its issuer, this app's registration there, and what was learned of it. Cheap to clone; clones share
 /// everything.
@@ -77,6 +78,7 @@ struct Inner {
     authorization_params: Box<[(Box<str>, Box<str>)]>,
     resource: Option<Box<str>>,
     rules: IdTokenRules,
+    logout_rules: LogoutTokenRules,
     http: Http,
     clock: OnceLock<Arc<dyn Clock>>,
     metadata: MetadataSource,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 
 use super::establish::{Arrival, Caller, settle, while_awaited};
@@ -13,6 +14,7 @@ use crate::account::Account;
 use crate::core::Core;
 use crate::current::Current;
 use crate::error::{Error, ErrorKind};
+use crate::events;
 use crate::id::{OperationId, SignInId};
 use crate::jwt::id_token::Expectations;
 use crate::provider::{CodeExchange, Provider};
@@ -31,13 +33,10 @@ pub(crate) enum Next {
 }
 
 /// Looks at the answer, exchanges the code, and establishes the sign-in.
-pub(crate) async fn callback(
-    current: &Current,
-    headers: &HeaderMap,
-    query: Option<&str>,
-) -> Result<Next, Failure> {
+pub(crate) async fn callback(current: &Current, request: &Parts) -> Result<Next, Failure> {
     let core = current.core();
-    let query = query.unwrap_or_default();
+    let headers = &request.headers;
+    let query = request.uri.query().unwrap_or_default();
     let resumed = resume(current, headers, query);
     let query = parameters(Some(resumed.as_deref().unwrap_or(query)))?;
     let pending = query
@@ -65,11 +64,11 @@ pub(crate) async fn callback(
     };
     let received = {
         let (core, provider) = (core.clone(), provider.clone());
-        let pending = pending.clone();
+        let (pending, label) = (pending.clone(), core.label_of(request));
         let tasks = core.cache.tasks().clone();
         // From here on there are tokens, and a browser that goes away must not leave them lying about.
         while_awaited(&tasks, |caller| async move {
-            receive(&core, &session, &pending, &provider, &code, &caller).await
+            receive(&core, &session, &pending, &provider, &code, label, &caller).await
         })
         .await
     };
@@ -99,6 +98,7 @@ async fn receive(
     pending: &Pending,
     provider: &Provider,
     code: &str,
+    label: Option<Box<str>>,
     caller: &Caller,
 ) -> Result<Result<SignInId, Error>, Failure> {
     let redirect_uri = core.url(&core.config.paths.sign_in_callback);
@@ -118,7 +118,7 @@ async fn receive(
                 account,
                 tokens,
                 client_id: provider.client_id().into(),
-                label: None,
+                label,
                 started: Started {
                     at: Some(pending.started),
                     id_token_iat: Some(id_token_iat),
@@ -227,12 +227,7 @@ fn code(
     }
     if let Some(code) = answer.get("error") {
         let failure = Failure::bad_request(code);
-        tracing::info!(
-            target: "axum_signout::sign_in",
-            issuer = provider.issuer(),
-            code = failure.code,
-            "the provider refused a sign-in"
-        );
+        events::sign_in_refused(provider.issuer(), &failure.code);
         return Err(failure);
     }
     answer

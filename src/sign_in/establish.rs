@@ -10,7 +10,7 @@ use crate::cache::{NewSignIn, Order};
 use crate::cause::Cause;
 use crate::core::Core;
 use crate::error::{Error, ErrorKind};
-use crate::hooks::Eviction;
+use crate::events;
 use crate::id::{Locator, OperationId, SignInId};
 use crate::session::{AnySession, SessionData, SessionError};
 use crate::store::{Started, Target};
@@ -71,14 +71,16 @@ pub(super) async fn settle(
     caller: &Caller,
 ) -> Result<SignInId, Error> {
     let correlation_id = OperationId::random().to_string();
-    let issuer = arrival.account.issuer().to_owned();
+    let account = arrival.account.clone();
     let client_id = arrival.client_id.clone();
     // For the case that it is refused: then nobody will ever use them, and they go back.
     let tokens = arrival.tokens.clone();
     let (new, held) = match create(core, session, arrival, caller).await {
         Ok(created) => created,
         Err(error) => {
-            core.cache.discard_tokens(&issuer, client_id, tokens).await;
+            core.cache
+                .discard_tokens(account.issuer(), client_id, tokens)
+                .await;
             return Err(error);
         }
     };
@@ -90,13 +92,8 @@ pub(super) async fn settle(
     });
     match moved {
         Ok(()) => {
-            tracing::info!(
-                target: "axum_signout::sign_in",
-                issuer,
-                account = %new.address.account,
-                sign_in = %new.address.id,
-                "signed in"
-            );
+            let who = core.cache.who(&new.address.account, &account);
+            events::signed_in(who, new.address.id);
             Ok(new.address.id)
         }
         Err(error) => {
@@ -151,7 +148,8 @@ async fn undo(
         .map(|address| Order::new(Target::SignIn(address), Cause::SessionEnded))
         .collect();
     let evicted = core.cache.evict(&orders, correlation_id).await;
-    tell(core, evicted.evictions);
+    let cache = &core.cache;
+    cache.conclude_later(Cause::SessionEnded, correlation_id, evicted);
     // What is left in memory must not be saved by the session layer, nor keep its cookie.
     if let Err(error) = session.end().await {
         tracing::warn!(%error, "a session's record stays in the session store, and opens nothing");
@@ -185,8 +183,12 @@ async fn move_in(
     }
     let evicted = core.cache.evict(&orders, correlation_id).await;
     stale |= evicted.evictions.len() + evicted.pending < orders.len();
-    // Before anything else can fail: they have left, whatever becomes of the session.
-    tell(core, evicted.evictions);
+    // Before anything else can fail: they have left, whatever becomes of the session. Without waiting: a person waits for the
+    // page.
+    if let Some(first) = orders.first() {
+        let cache = &core.cache;
+        cache.conclude_later(first.cause, correlation_id, evicted);
+    }
     if stale {
         // Another request ended what this session held while the user was at the provider: then its data goes too
         // (promise 4), and is not saved again under the new id.
@@ -194,14 +196,6 @@ async fn move_in(
     }
     session.set_sign_ins(&all).await.map_err(session_failed)?;
     session.save().await.map_err(session_failed)
-}
-
-/// Without waiting: a person waits for the page.
-fn tell(core: &Core, evictions: Vec<Eviction>) {
-    let cache = core.cache.clone();
-    core.cache
-        .tasks()
-        .spawn(async move { cache.tell(&evictions).await });
 }
 
 fn session_failed(error: SessionError) -> Error {

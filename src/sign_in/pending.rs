@@ -9,6 +9,7 @@ use super::start::StartQuery;
 use crate::clock::Timestamp;
 use crate::current::Current;
 use crate::error::{Error, ErrorKind};
+use crate::events;
 use crate::id::ClaimName;
 
 const PURPOSE: &str = "signin";
@@ -103,12 +104,7 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        tracing::warn!(
-            target: "axum_signout::sign_in",
-            kind = ?error.kind(),
-            error = %crate::error::Chain(&error),
-            "a sign-in failed"
-        );
+        events::sign_in_failed(&error);
         let code = match error.kind() {
             ErrorKind::ProviderUnavailable => "provider_unavailable",
             ErrorKind::ProviderRejected => "invalid_provider_response",

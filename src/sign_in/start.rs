@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::pending::{Failure, Pending, parameters};
 use crate::current::Current;
 use crate::error::{Error, Wanted};
+use crate::events;
 use crate::id::{ClaimName, random_text};
 use crate::provider::{AuthorizationRequest, Provider, prompt};
 use crate::return_url::SafeTarget;
@@ -217,11 +218,6 @@ async fn send(
         .await
         .map_err(Error::from)?;
     pending.remember(current, headers)?;
-    tracing::info!(
-        target: "axum_signout::sign_in",
-        issuer = provider.issuer(),
-        restarted,
-        "sign-in started"
-    );
+    events::sign_in_started(provider.issuer(), restarted);
     Ok(url.into())
 }

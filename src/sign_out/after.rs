@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::request::{EndSessionRequest, Options};
 use super::rp_initiated::{EndSession, Exit};
 use super::run::Outcome;
+use crate::cause::Cause;
 use crate::core::Core;
 use crate::current::Current;
 use crate::hooks::Returned;
@@ -112,9 +113,10 @@ pub(crate) fn unfinished(core: &Core, headers: &HeaderMap) -> Option<UnderWay> {
 /// began, so this says where the provider stands and nothing more.
 pub(crate) async fn finish(current: &Current, headers: &HeaderMap) -> Option<Outcome> {
     let under_way = unfinished(current.core(), headers)?;
-    let mut report = SignOutReport::new(under_way.correlation_id);
+    let mut report = SignOutReport::new(Cause::UserSignOut, under_way.correlation_id);
     let (exit, issuer) = resume(current, headers, None).await?;
     report.provider = ProviderOutcome::Redirected { issuer };
+    current.core().cache.publish(report.clone());
     Some(Outcome { report, exit })
 }
 

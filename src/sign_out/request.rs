@@ -6,6 +6,8 @@ use std::sync::Arc;
 use url::Url;
 
 use crate::account::Account;
+use crate::cache::SignIn;
+use crate::cause::Cause;
 use crate::id::SignInId;
 use crate::token::IdToken;
 
@@ -31,6 +33,7 @@ pub struct EndSessionRequest {
     pub(crate) options: Options,
     pub(crate) app_state: Option<String>,
     pub(crate) local_only: bool,
+    pub(crate) everywhere: bool,
     pub(crate) before_navigation: Option<BeforeNavigation>,
 }
 
@@ -42,6 +45,16 @@ pub(crate) enum Whom {
     All,
     Account(Account),
     SignIn(SignInId),
+}
+
+impl Whom {
+    pub(super) fn names(&self, sign_in: &SignIn) -> bool {
+        match self {
+            Self::All => true,
+            Self::Account(account) => sign_in.account() == *account,
+            Self::SignIn(id) => sign_in.address().id == *id,
+        }
+    }
 }
 
 /// Where the user goes after the provider's logout.
@@ -85,6 +98,22 @@ impl EndSessionRequest {
     /// Only this sign-in of the session.
     pub fn sign_in(mut self, sign_in: SignInId) -> Self {
         self.whom = Whom::SignIn(sign_in);
+        self
+    }
+
+    /// Wherever the accounts are signed in, and not in this session only: in other browsers, on other nodes, and where a sign-in
+    /// is still under way. The cause is [`SignOutEverywhere`](crate::Cause::SignOutEverywhere). The provider's logout is that of
+    /// this browser; what becomes of the user's other sessions there is the provider's to say.
+    ///
+    /// ```
+    /// use axum_signout::{EndSessionRequest, SignOut, SignedOut};
+    ///
+    /// async fn leave_everywhere(sign_out: SignOut) -> SignedOut {
+    ///     sign_out.run(EndSessionRequest::new().everywhere()).await
+    /// }
+    /// ```
+    pub fn everywhere(mut self) -> Self {
+        self.everywhere = true;
         self
     }
 
@@ -166,6 +195,14 @@ impl EndSessionRequest {
 }
 
 impl EndSessionRequest {
+    /// That of the sign-out as a whole.
+    pub(super) fn cause(&self) -> Cause {
+        match self.everywhere {
+            true => Cause::SignOutEverywhere,
+            false => Cause::UserSignOut,
+        }
+    }
+
     /// Whether it leaves the provider and the way there to this crate.
     pub(crate) fn is_plain(&self) -> bool {
         self.issuer.is_none()
@@ -181,6 +218,7 @@ impl fmt::Debug for EndSessionRequest {
             .field("issuer", &self.issuer)
             .field("correlation_id", &self.correlation_id)
             .field("local_only", &self.local_only)
+            .field("everywhere", &self.everywhere)
             .finish_non_exhaustive()
     }
 }

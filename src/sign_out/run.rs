@@ -1,5 +1,6 @@
 //! One sign-out, from the first eviction to the way out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use crate::cause::Cause;
 use crate::core::Core;
 use crate::current::Current;
 use crate::hooks::Navigation;
-use crate::id::{Address, OperationId};
-use crate::report::{ProviderOutcome, Revocation, SessionOutcome, SignOutReport};
+use crate::id::{AccountHash, Address, OperationId};
+use crate::report::{ProviderOutcome, SessionOutcome, SignOutReport};
 use crate::session::{AnySession, SessionData, SessionError};
 use crate::store::Target;
 use crate::token::IdToken;
@@ -27,14 +28,24 @@ pub(crate) struct Outcome {
     pub(crate) exit: Exit,
 }
 
-/// Which sign-ins end, and which stay.
+/// Which sign-ins of the session end, and which stay.
 fn chosen(current: &Current, whom: &Whom) -> (Vec<SignIn>, Vec<SignIn>) {
     let all = current.sign_ins().unwrap_or_default();
-    all.into_iter().partition(|sign_in| match whom {
+    all.into_iter().partition(|sign_in| whom.names(sign_in))
+}
+
+/// The accounts that are signed out everywhere. One whose sign-in in this session has ended while the request ran is among them,
+/// for its others have not; and one that the store could not open, as far as it is known to be meant.
+fn everywhere(current: &Current, whom: &Whom, unopened: &[Address]) -> BTreeSet<AccountHash> {
+    let opened = current.opened().iter().filter(|one| whom.names(one));
+    let meant = |address: &&Address| match whom {
         Whom::All => true,
-        Whom::Account(account) => sign_in.account() == *account,
-        Whom::SignIn(id) => sign_in.address().id == *id,
-    })
+        Whom::Account(account) => address.account == account.hash(&current.core().config.identity),
+        Whom::SignIn(id) => address.id == *id,
+    };
+    let opened = opened.map(|one| one.address().account);
+    let unopened = unopened.iter().filter(meant);
+    opened.chain(unopened.map(|one| one.account)).collect()
 }
 
 /// The issuers whose logout the user goes through, one after the other: the latest sign-in's first.
@@ -61,6 +72,7 @@ pub(crate) async fn sign_out(
         .correlation_id
         .clone()
         .unwrap_or_else(|| OperationId::random().to_string());
+    let cause = request.cause();
     let task = {
         let (current, correlation_id) = (current.clone(), correlation_id.clone());
         let headers = headers.clone();
@@ -77,7 +89,7 @@ pub(crate) async fn sign_out(
                 end_session(session).await;
             }
             Outcome {
-                report: SignOutReport::new(correlation_id),
+                report: SignOutReport::new(cause, correlation_id),
                 exit: home(current.core()),
             }
         }
@@ -93,21 +105,27 @@ async fn run(
     let core = current.core().clone();
     let (ending, staying) = chosen(current, &request.whom);
     let everything = staying.is_empty();
-    let mut orders: Vec<Order> = ending
-        .iter()
-        .map(|one| Order::new(Target::SignIn(one.address()), Cause::UserSignOut))
-        .collect();
-    // A5: what the store could not open is evicted as well, at the latest when the store is back.
+    // A5: what the store could not open is evicted as well, at the latest when the store is back. All of it, whoever was named:
+    // the session ends as a whole, since it cannot be told whose each is.
     let unopened = unopened(current).await;
-    // All of them, whoever was named: the session ends as a whole, since it cannot be told whose each is.
-    let names = unopened.iter().flatten();
-    orders.extend(names.map(|a| Order::new(Target::SignIn(*a), Cause::UserSignOut)));
+    let names = unopened.as_deref().unwrap_or_default();
+    let accounts = match request.everywhere {
+        true => everywhere(current, &request.whom, names),
+        false => BTreeSet::new(),
+    };
+    let here = ending
+        .iter()
+        .map(SignIn::address)
+        .chain(names.iter().copied());
+    let here = here.filter(|address| !accounts.contains(&address.account));
+    let here = here.map(|address| Order::new(Target::SignIn(address), Cause::UserSignOut));
+    let whole = accounts.iter();
+    let whole = whole.map(|one| Order::new(Target::Account(*one), request.cause()));
+    let orders: Vec<Order> = whole.chain(here).collect();
 
     let evicted = core.cache.evict(&orders, &correlation_id).await;
-    let mut report = SignOutReport::new(correlation_id);
-    report.evicted = evicted.sign_ins();
-    report.pending = evicted.pending;
-    report.revocation = revocation(&core, &ending, evicted.to_revoke);
+    let cause = request.cause();
+    let mut report = core.cache.report(cause, &correlation_id, &evicted);
     report.session = match current.session() {
         None => SessionOutcome::None,
         // Nothing is there that could end: a stranger's request is not the session store's business.
@@ -125,15 +143,7 @@ async fn run(
     let hints = hints(&ending, &evicted);
 
     let exit = way_out(current, headers, &request, &ending, &hints, &mut report).await;
-    tracing::info!(
-        target: "axum_signout::sign_out",
-        correlation_id = report.correlation_id,
-        evicted = report.evicted.len(),
-        pending = report.pending,
-        session = ?report.session,
-        provider = ?report.provider,
-        "signed out"
-    );
+    core.cache.publish(report.clone());
     Outcome { report, exit }
 }
 
@@ -165,22 +175,6 @@ fn hints(ending: &[SignIn], evicted: &Evicted) -> Vec<(Arc<str>, Option<IdToken>
         (one.account().issuer().into(), id_token)
     };
     ending.iter().rev().map(of).collect()
-}
-
-fn revocation(core: &Core, ending: &[SignIn], queued: usize) -> Revocation {
-    let known = |sign_in: &SignIn| {
-        let provider = core.cache.provider(sign_in.account().issuer())?;
-        provider.known_metadata()
-    };
-    let no_endpoint = !ending.is_empty()
-        && ending
-            .iter()
-            .all(|one| known(one).is_some_and(|metadata| metadata.revocation_endpoint.is_none()));
-    match queued {
-        0 => Revocation::None,
-        _ if no_endpoint => Revocation::NoEndpoint,
-        count => Revocation::Queued(count),
-    }
 }
 
 /// How long a sign-out waits for the session store to delete a record: what is on the record is dead by then, and the

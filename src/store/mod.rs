@@ -475,6 +475,10 @@ pub trait TokenStore: Send + Sync + fmt::Debug + 'static {
     /// until their removal, so that a caller that dies in between leaves nothing unreachable.
     async fn close(&self, selector: &Selector, removal: &Removal) -> Result<Vec<Address>>;
 
+    /// The addresses in a selector's set, without closing it: what [`close`](Self::close) would return if it were called
+    /// for the first time. For those who must look before they change anything; what they saw may have changed since.
+    async fn members(&self, selector: &Selector) -> Result<Vec<Address>>;
+
     /// The sign-ins of an account, newest first.
     async fn list(&self, account: &AccountHash) -> Result<Vec<SignInInfo>>;
 
@@ -574,6 +578,7 @@ macro_rules! operations {
             rekey(locator: &Locator, new_key: &KeyHash) -> bool;
             remove(target: &Target, removal: &Removal) -> Vec<Removed>;
             close(selector: &Selector, removal: &Removal) -> Vec<Address>;
+            members(selector: &Selector) -> Vec<Address>;
             list(account: &AccountHash) -> Vec<SignInInfo>;
             claim(name: &ClaimName, holder: OperationId, hold: Duration) -> Claim;
             settle(name: &ClaimName, holder: OperationId, keep: Duration) -> bool;

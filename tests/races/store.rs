@@ -147,6 +147,10 @@ impl TokenStore for RacyStore {
         self.risky(self.inner.close(selector, removal)).await
     }
 
+    async fn members(&self, selector: &Selector) -> Result<Vec<Address>> {
+        self.slow(self.inner.members(selector)).await
+    }
+
     async fn list(&self, account: &AccountHash) -> Result<Vec<SignInInfo>> {
         self.risky(self.inner.list(account)).await
     }

@@ -221,6 +221,9 @@ fn request(wanted: &Value) -> EndSessionRequest {
     if wanted["local_only"] == true {
         request = request.local_only();
     }
+    if wanted["everywhere"] == true {
+        request = request.everywhere();
+    }
     if wanted["stay"] == true {
         request = request.before_navigation(|_| false);
     }

@@ -69,6 +69,7 @@ pub const ALL: &[&str] = &[
     "rekey",
     "remove",
     "close",
+    "members",
     "list",
     "claim",
     "settle",
@@ -145,6 +146,7 @@ faulty! {
     rekey(locator: &Locator, new_key: &KeyHash) -> bool;
     remove(target: &Target, removal: &Removal) -> Vec<Removed>;
     close(selector: &Selector, removal: &Removal) -> Vec<Address>;
+    members(selector: &Selector) -> Vec<Address>;
     list(account: &AccountHash) -> Vec<SignInInfo>;
     claim(name: &ClaimName, holder: OperationId, hold: Duration) -> Claim;
     settle(name: &ClaimName, holder: OperationId, keep: Duration) -> bool;

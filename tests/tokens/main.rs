@@ -8,5 +8,6 @@ mod lifetimes;
 mod own_sign_in;
 mod races;
 mod refresh;
+mod reports;
 mod revocation;
 mod world;

@@ -10,7 +10,7 @@ use axum::http::header;
 use axum::response::sse::{Event, KeepAlive};
 use axum::response::{Html, IntoResponse, Redirect, Sse};
 use axum_signout::testing::TestProvider;
-use axum_signout::{Auth, Error, ErrorKind, SignInId, SignOut, SignedOut, Tokens};
+use axum_signout::{Auth, Error, ErrorKind, SignInId, SignIns, SignOut, SignedOut, Tokens};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,7 @@ pub enum AcquireResult {
 pub async fn home(
     auth: Auth,
     tokens: Option<Tokens>,
+    sign_ins: Option<SignIns>,
     sign_out: SignOut,
     session: Session,
     extract::State(state): extract::State<State>,
@@ -62,6 +63,15 @@ pub async fn home(
         Some(tokens) => tokens.accounts()?,
         None => Vec::new(),
     };
+    let mut everywhere = Vec::new();
+    if let Some(sign_ins) = sign_ins {
+        for one in &accounts {
+            everywhere.push(match sign_ins.of(&one.account)? {
+                Some(theirs) => theirs.list().await?,
+                None => Vec::new(),
+            });
+        }
+    }
     let notice = match session.get(NOTICE).await? {
         Some(notice) => {
             session.remove_value(NOTICE).await?;
@@ -72,6 +82,7 @@ pub async fn home(
     let view = View {
         auth: &auth,
         accounts: &accounts,
+        everywhere: &everywhere,
         unfinished: sign_out.is_unfinished(),
         note: session.get(NOTE).await?,
         notice,
@@ -171,6 +182,48 @@ pub async fn break_grant(
         state.provider.revoke_grants_of(account.subject());
     }
     Ok(Redirect::to("/"))
+}
+
+#[derive(Deserialize)]
+pub struct Other {
+    /// This session's.
+    sign_in: String,
+    /// The one to end.
+    other: SignInId,
+}
+
+/// Ends one of the user's sign-ins in other browsers.
+pub async fn end_sign_in(
+    tokens: Tokens,
+    sign_ins: SignIns,
+    extract::State(state): extract::State<State>,
+    Form(which): Form<Other>,
+) -> Result<Redirect, Error> {
+    if let Some(theirs) = of(&tokens, &sign_ins, &which.sign_in)? {
+        state.journal.signed_out(theirs.end(which.other).await?);
+    }
+    Ok(Redirect::to("/"))
+}
+
+/// Ends all of the user's sign-ins in other browsers.
+pub async fn end_others(
+    tokens: Tokens,
+    sign_ins: SignIns,
+    extract::State(state): extract::State<State>,
+    Form(which): Form<Which>,
+) -> Result<Redirect, Error> {
+    if let Some(theirs) = of(&tokens, &sign_ins, &which.sign_in)? {
+        state.journal.signed_out(theirs.end_others().await?);
+    }
+    Ok(Redirect::to("/"))
+}
+
+/// All sign-ins of the account that one of this session's is of.
+fn of(tokens: &Tokens, sign_ins: &SignIns, sign_in: &str) -> Result<Option<SignIns>, Error> {
+    match chosen(tokens, sign_in)? {
+        Some(tokens) => sign_ins.of(&tokens.account()),
+        None => Ok(None),
+    }
 }
 
 /// The tokens of the sign-in that a form names.

@@ -2,6 +2,7 @@
 
 mod handlers;
 mod journal;
+mod label;
 mod page;
 
 use std::error::Error;
@@ -85,6 +86,7 @@ impl Demo {
             .redirect_to_sign_in(true)
             // The default of 60 s suits tokens that live for an hour.
             .expiry_margin(Duration::from_secs(10))
+            .sign_in_label(label::of)
             .on_evict({
                 let journal = journal.clone();
                 move |eviction: Eviction| {
@@ -112,6 +114,8 @@ impl Demo {
             token_lifetime: options.token_lifetime,
         };
         let app = router(&auth, state).layer(auth.layer_with(sessions));
+        // For the labels of sign-ins.
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
         let serving = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, app).await {
                 tracing::error!(%error, "the demo stopped");
@@ -138,6 +142,8 @@ fn router(auth: &Auth, state: State) -> Router {
         .route("/allow", get(handlers::allow))
         .route("/note", post(handlers::note))
         .route("/break", post(handlers::break_grant))
+        .route("/sign-ins/end", post(handlers::end_sign_in))
+        .route("/sign-ins/end-others", post(handlers::end_others))
         .route_layer(auth.require_account());
     Router::new()
         .route("/", get(handlers::home))

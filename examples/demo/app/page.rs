@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum_signout::clock::{Clock, SystemClock, Timestamp};
 use axum_signout::{
-    Account, Auth, Cause, HookStatus, ProviderOutcome, Revocation, SessionOutcome, SignOutReport,
-    SignedIn, TokenInfo,
+    Account, Auth, Cause, HookStatus, ProviderOutcome, Revocation, SessionOutcome, SignInSummary,
+    SignOutReport, SignedIn, TokenInfo,
 };
 use maud::{DOCTYPE, Markup, html};
 
@@ -17,6 +17,8 @@ use super::journal::{Evicted, Seen};
 pub struct View<'a> {
     pub auth: &'a Auth,
     pub accounts: &'a [SignedIn],
+    /// The sign-ins of each of them, in this browser and in others.
+    pub everywhere: &'a [Vec<SignInSummary>],
     /// Whether somebody left for the provider's logout and did not come back.
     pub unfinished: bool,
     /// What the app keeps in the session.
@@ -62,7 +64,7 @@ pub fn render(view: &View) -> Markup {
                     @if !view.accounts.is_empty() {
                         section #accounts aria-label="Accounts" {
                             @if let Some(notice) = &view.notice { (notice_of(notice)) }
-                            @for account in view.accounts { (account_card(view, account)) }
+                            @for (account, sign_ins) in view.accounts.iter().zip(view.everywhere) { (account_card(view, account, sign_ins)) }
                             (add_account(view))
                         }
                     }
@@ -140,7 +142,7 @@ fn hue(name: &str) -> usize {
     name.bytes().map(usize::from).sum::<usize>() % 3
 }
 
-fn account_card(view: &View, one: &SignedIn) -> Markup {
+fn account_card(view: &View, one: &SignedIn, sign_ins: &[SignInSummary]) -> Markup {
     let account = &one.account;
     let (name, id) = (name(account), one.sign_in.to_string());
     html! {
@@ -187,10 +189,48 @@ fn account_card(view: &View, one: &SignedIn) -> Markup {
                     }
                 }
             }
+            (sign_ins_of(view, one, sign_ins))
             form.quiet method="post" action="/break" {
                 input type="hidden" name="sign_in" value=(id);
                 button id={ "break-" (account.subject()) } { "Have the provider withdraw this grant" }
                 " and the next refresh ends the sign-in."
+            }
+        }
+    }
+}
+
+fn sign_ins_of(view: &View, one: &SignedIn, sign_ins: &[SignInSummary]) -> Markup {
+    let (subject, id) = (one.account.subject(), one.sign_in.to_string());
+    html! {
+        h3 { "Sign-ins" }
+        ul.sign-ins {
+            @for each in sign_ins {
+                li {
+                    div {
+                        strong { (each.label.as_deref().unwrap_or("A browser")) }
+                        @if each.current { " " span.chip { "this browser" } }
+                        small { "since " (clock_time(each.created)) " · last used " (clock_time(each.last_used)) }
+                    }
+                    @if !each.current {
+                        form method="post" action="/sign-ins/end" {
+                            input type="hidden" name="sign_in" value=(id);
+                            button name="other" value=(each.id) { "End" }
+                        }
+                    }
+                }
+            }
+        }
+        div.actions {
+            @if sign_ins.len() > 1 {
+                form method="post" action="/sign-ins/end-others" {
+                    input type="hidden" name="sign_in" value=(id);
+                    button id={ "end-others-" (subject) } { "End the others" }
+                }
+            }
+            form method="post" action=(view.auth.sign_out_url()) {
+                input type="hidden" name="sign_in" value=(id);
+                input type="hidden" name="everywhere" value="true";
+                button id={ "everywhere-" (subject) } { "Sign out everywhere" }
             }
         }
     }
@@ -333,6 +373,9 @@ fn session_step(session: SessionOutcome) -> Markup {
         SessionOutcome::Ended => step(true, html! { "Session ended, its cookie removed" }),
         SessionOutcome::Renewed => {
             step(true, html! { "Session renewed for the account that stays" })
+        }
+        SessionOutcome::AtNextRequest => {
+            step(true, html! { "Other sessions end with their next request" })
         }
         SessionOutcome::NotDeleted => step(
             false,

@@ -81,6 +81,11 @@ impl Selectors {
             .map(|(at, _)| at)
     }
 
+    pub(super) fn addresses(&self, selector: &Selector) -> Vec<Address> {
+        let members = self.members(selector);
+        members.map(|(_, member)| member.address).collect()
+    }
+
     /// `None` at the limit.
     pub(super) fn register(
         &mut self,
@@ -178,10 +183,7 @@ impl Selectors {
             return answer.to_vec();
         }
         self.marks.add(*selector, now, removal);
-        let members: Vec<Address> = self
-            .members(selector)
-            .map(|(_, member)| member.address)
-            .collect();
+        let members = self.addresses(selector);
         let until = now.plus(REPEAT_WINDOW);
         self.answers.insert(key, members.as_slice().into(), until);
         if self.answers.len() > MAX_ANSWERS {

@@ -185,6 +185,10 @@ impl TokenStore for MemoryTokenStore {
         }))
     }
 
+    async fn members(&self, selector: &Selector) -> Result<Vec<Address>> {
+        Ok(self.in_selectors(selector, |selectors, _| selectors.addresses(selector)))
+    }
+
     async fn list(&self, account: &AccountHash) -> Result<Vec<SignInInfo>> {
         let now = self.read_clock();
         Ok(self.buckets.lock(account.bucket()).list(account, now))

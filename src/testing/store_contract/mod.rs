@@ -173,6 +173,7 @@ macro_rules! __store_contract_rows {
             }
             selectors {
                 closing_returns_every_member_r23
+                looking_at_the_members_changes_nothing_r23
                 selectors_of_any_text_are_kept_apart_a12
                 members_stay_until_their_sign_in_is_removed
                 a_replaced_entry_moves_to_its_new_selectors_r28

@@ -467,7 +467,9 @@ impl Model {
     async fn close(&mut self) {
         let (selector, removal) = (self.selector(), self.removal());
         let now = self.test.now().await;
+        let seen = self.test.store().members(&selector).await.unwrap();
         let closed = self.test.close(&selector, &removal).await;
+        assert_eq!(sorted(seen), sorted(closed.clone()), "{}: seen", self.at());
         let ids: BTreeSet<SignInId> = closed.iter().map(|address| address.id).collect();
         let expected = self.members.get(&selector).cloned().unwrap_or_default();
         assert_eq!(ids, expected, "{}: members", self.at());

@@ -32,6 +32,35 @@ pub async fn closing_returns_every_member_r23(factory: &dyn Factory) {
     test.assert_nothing_stays().await;
 }
 
+pub async fn looking_at_the_members_changes_nothing_r23(factory: &dyn Factory) {
+    let test = any(factory).await;
+    let started = test.started().await;
+    let members = async |text| test.store().members(&sid(text)).await.unwrap();
+    assert!(members("s").await.is_empty());
+    let mut expected = Vec::new();
+    for n in 0..3 {
+        let entry = entry_of("x", &[sid("s"), sid(&n.to_string())]);
+        expected.push(test.sign_in_with(&account(n % 2), entry).await.address);
+    }
+    let before = test.store().stats().await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(sorted(members("s").await), sorted(expected.clone()));
+    }
+    assert_eq!(members("1").await, [expected[1]]);
+    assert!(members("other").await.is_empty());
+    assert_eq!(test.store().stats().await.unwrap(), before);
+    let address = locator(&someone()).address;
+    let registered = test.register(&sid("s"), &address, &started).await;
+    assert_eq!(registered, Registered::Done, "the selector is not closed");
+    test.store().unregister(&sid("s"), &address).await.unwrap();
+    // Members stay until their removal, so they are seen until then.
+    test.close(&sid("s"), &removal(Cause::BackChannel)).await;
+    assert_eq!(sorted(members("s").await), sorted(expected.clone()));
+    test.remove(Target::SignIn(expected[0]), &removal(Cause::BackChannel))
+        .await;
+    assert_eq!(sorted(members("s").await), sorted(expected[1..].to_vec()));
+}
+
 pub async fn selectors_of_any_text_are_kept_apart_a12(factory: &dyn Factory) {
     let texts = [
         "",

@@ -1,0 +1,333 @@
+//! What happened to somebody's sign-in, as structured events (R44, ASVS 16) and, with the feature `metrics`, as counters:
+//! one function for each thing that can happen, so that its fields are the same wherever it does.
+
+use crate::account::Account;
+use crate::cause::Cause;
+use crate::error::{Error, ErrorKind};
+use crate::id::{AccountHash, Selector, SignInId};
+use crate::report::{HookStatus, SignOutReport};
+
+/// One more of a counter. Names and labels are texts of this crate, never of a request or a provider: their number is bounded.
+fn count(name: &'static str, labels: &[(&'static str, &'static str)]) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!(name, labels).increment(1);
+    #[cfg(not(feature = "metrics"))]
+    let _ = (name, labels);
+}
+
+/// Whose it is, as events name them: by a hash, which is the same in all of them, and by the subject where the app asked for
+/// it in plain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Who<'a> {
+    hash: &'a AccountHash,
+    account: Option<&'a Account>,
+    in_plain: bool,
+}
+
+impl<'a> Who<'a> {
+    /// `in_plain` is the setting.
+    pub(crate) fn new(hash: &'a AccountHash, account: &'a Account, in_plain: bool) -> Self {
+        Self {
+            hash,
+            account: Some(account),
+            in_plain,
+        }
+    }
+
+    /// Where only the hash is known.
+    pub(crate) fn unnamed(hash: &'a AccountHash) -> Self {
+        Self {
+            hash,
+            account: None,
+            in_plain: false,
+        }
+    }
+
+    fn issuer(&self) -> Option<&'a str> {
+        self.account.map(Account::issuer)
+    }
+
+    fn subject(&self) -> Option<&'a str> {
+        let account = self.account.filter(|_| self.in_plain);
+        account.map(Account::subject)
+    }
+}
+
+/// The user was sent to the provider.
+pub(crate) fn sign_in_started(issuer: &str, restarted: bool) {
+    count("axum_signout_sign_ins_total", &[("outcome", "started")]);
+    tracing::info!(
+        target: "axum_signout::sign_in",
+        issuer,
+        restarted,
+        outcome = "started",
+        "sign-in started"
+    );
+}
+
+/// Tokens are in the cache, and the session is saved.
+pub(crate) fn signed_in(who: Who<'_>, sign_in: SignInId) {
+    count("axum_signout_sign_ins_total", &[("outcome", "done")]);
+    tracing::info!(
+        target: "axum_signout::sign_in",
+        account = %who.hash,
+        issuer = who.issuer(),
+        subject = who.subject(),
+        %sign_in,
+        outcome = "done",
+        "signed in"
+    );
+}
+
+/// The provider's answer was an error; `code` is the provider's, and has the form of one.
+pub(crate) fn sign_in_refused(issuer: &str, code: &str) {
+    count("axum_signout_sign_ins_total", &[("outcome", "refused")]);
+    tracing::info!(
+        target: "axum_signout::sign_in",
+        issuer,
+        code,
+        outcome = "refused",
+        "the provider refused a sign-in"
+    );
+}
+
+/// It came to nothing for a reason of ours, of a store's, or because the provider's answer was not in order.
+pub(crate) fn sign_in_failed(error: &Error) {
+    count("axum_signout_sign_ins_total", &[("outcome", "failed")]);
+    tracing::warn!(
+        target: "axum_signout::sign_in",
+        kind = error.kind().as_str(),
+        error = %crate::error::Chain(error),
+        outcome = "failed",
+        "a sign-in failed"
+    );
+}
+
+/// New tokens are in the cache.
+pub(crate) fn refreshed(who: Who<'_>, sign_in: SignInId, rotated: bool) {
+    count("axum_signout_refreshes_total", &[("outcome", "done")]);
+    tracing::info!(
+        target: "axum_signout::refresh",
+        account = %who.hash,
+        issuer = who.issuer(),
+        subject = who.subject(),
+        %sign_in,
+        rotated,
+        outcome = "done",
+        "refreshed"
+    );
+}
+
+/// There are none.
+pub(crate) fn refresh_failed(who: Who<'_>, sign_in: SignInId, kind: ErrorKind) {
+    count(
+        "axum_signout_refreshes_total",
+        &[("outcome", kind.as_str())],
+    );
+    tracing::info!(
+        target: "axum_signout::refresh",
+        account = %who.hash,
+        %sign_in,
+        outcome = kind.as_str(),
+        "a refresh failed"
+    );
+}
+
+/// One sign-in's tokens have left the cache.
+pub(crate) fn evicted(
+    who: Who<'_>,
+    sign_in: SignInId,
+    cause: Cause,
+    tokens: usize,
+    correlation_id: &str,
+) {
+    count("axum_signout_evictions_total", &[("cause", cause.as_str())]);
+    tracing::info!(
+        target: "axum_signout::eviction",
+        account = %who.hash,
+        issuer = who.issuer(),
+        subject = who.subject(),
+        %sign_in,
+        %cause,
+        tokens,
+        correlation_id,
+        outcome = "done",
+        "evicted"
+    );
+}
+
+/// A sign-out is over, wherever it came from.
+pub(crate) fn signed_out(report: &SignOutReport) {
+    let cause = report.cause;
+    let outcome = match report.pending {
+        0 => "done",
+        _ => "pending",
+    };
+    let mut accounts: Vec<String> = Vec::new();
+    for one in &report.evicted {
+        let account = one.account.to_string();
+        if !accounts.contains(&account) {
+            accounts.push(account);
+        }
+    }
+    count(
+        "axum_signout_sign_outs_total",
+        &[("cause", cause.as_str()), ("outcome", outcome)],
+    );
+    tracing::info!(
+        target: "axum_signout::sign_out",
+        %cause,
+        account = accounts.join(" "),
+        correlation_id = report.correlation_id,
+        evicted = report.evicted.len(),
+        pending = report.pending,
+        session = ?report.session,
+        provider = ?report.provider,
+        outcome,
+        "signed out"
+    );
+}
+
+/// A provider's back-channel call was answered with 200, or with 400 for this reason.
+pub(crate) fn logout_token(refused: Option<&'static str>, correlation_id: &str) {
+    let name = "axum_signout_logout_tokens_total";
+    match refused {
+        None => {
+            count(name, &[("outcome", "accepted"), ("reason", "")]);
+            tracing::info!(
+                target: "axum_signout::back_channel",
+                correlation_id,
+                outcome = "accepted",
+                "logout token accepted"
+            );
+        }
+        Some(reason) => {
+            count(name, &[("outcome", "refused"), ("reason", reason)]);
+            tracing::warn!(
+                target: "axum_signout::back_channel",
+                correlation_id,
+                outcome = "refused",
+                reason,
+                "logout token refused"
+            );
+        }
+    }
+}
+
+/// A sign-out that another site asked for.
+pub(crate) fn sign_out_refused() {
+    count("axum_signout_sign_outs_refused_total", &[]);
+    tracing::info!(
+        target: "axum_signout::sign_out",
+        outcome = "refused",
+        "a sign-out that another site asked for was refused"
+    );
+}
+
+/// Whose an eviction is that the store has not confirmed.
+#[derive(Clone, Copy)]
+pub(crate) enum Named<'a> {
+    Account(&'a AccountHash),
+    /// Whose they are is known when the store answers.
+    Selector(&'a Selector),
+}
+
+impl Named<'_> {
+    fn account(&self) -> Option<tracing::field::DisplayValue<&AccountHash>> {
+        match self {
+            Self::Account(hash) => Some(tracing::field::display(*hash)),
+            Self::Selector(_) => None,
+        }
+    }
+
+    fn selector(&self) -> Option<tracing::field::DisplayValue<&Selector>> {
+        match self {
+            Self::Account(_) => None,
+            Self::Selector(selector) => Some(tracing::field::display(*selector)),
+        }
+    }
+}
+
+/// The store has not confirmed an eviction: this node holds the tokens back, and tries again.
+pub(crate) fn eviction_pending(
+    of: Named<'_>,
+    cause: Cause,
+    correlation_id: &str,
+    error: &dyn std::fmt::Display,
+) {
+    pending_evictions(1.0);
+    tracing::error!(
+        target: "axum_signout::eviction",
+        account = of.account(),
+        selector = of.selector(),
+        %cause,
+        correlation_id,
+        %error,
+        outcome = "pending",
+        "eviction pending"
+    );
+}
+
+/// It has; or it is given up, when the sign-in has ended by itself.
+pub(crate) fn eviction_settled(of: Named<'_>, cause: Cause, correlation_id: &str, given_up: bool) {
+    pending_evictions(-1.0);
+    let outcome = if given_up { "given up" } else { "done" };
+    tracing::info!(
+        target: "axum_signout::eviction",
+        account = of.account(),
+        selector = of.selector(),
+        %cause,
+        correlation_id,
+        outcome,
+        "pending eviction settled"
+    );
+}
+
+fn pending_evictions(change: f64) {
+    #[cfg(feature = "metrics")]
+    metrics::gauge!("axum_signout_pending_evictions").increment(change);
+    #[cfg(not(feature = "metrics"))]
+    let _ = change;
+}
+
+/// A hook did not come to a good end.
+pub(crate) fn hook_failed(point: &'static str, index: usize, status: HookStatus, error: &str) {
+    let outcome = status.as_str();
+    count(
+        "axum_signout_hook_failures_total",
+        &[("point", point), ("outcome", outcome)],
+    );
+    tracing::error!(
+        target: "axum_signout::hook",
+        point,
+        index,
+        outcome,
+        error,
+        "a hook failed"
+    );
+}
+
+/// The provider's keys were asked for.
+pub(crate) fn keys_fetched(issuer: &str, error: Option<&dyn std::fmt::Display>) {
+    match error {
+        None => {
+            count("axum_signout_key_fetches_total", &[("outcome", "done")]);
+            tracing::debug!(
+                target: "axum_signout::provider",
+                issuer,
+                outcome = "done",
+                "the provider's keys were read"
+            );
+        }
+        Some(error) => {
+            count("axum_signout_key_fetches_total", &[("outcome", "failed")]);
+            tracing::warn!(
+                target: "axum_signout::provider",
+                issuer,
+                %error,
+                outcome = "failed",
+                "the provider's keys could not be read"
+            );
+        }
+    }
+}
