@@ -371,3 +371,19 @@ fn send_to_sign_in<B: Default>(current: &Current, response: &mut Response<B>) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     *response = redirect;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Above 1032 bytes glibc's malloc takes its slow path, for each request.
+    #[test]
+    fn the_future_that_opens_a_session_is_small() {
+        let size = future_size(open);
+        assert!(size <= 1032, "{size} bytes");
+    }
+}
