@@ -24,7 +24,7 @@ use tower_sessions::{MemoryStore, Session};
 
 pub const SIZES: [u64; 3] = [1, 10_000, 1_000_000];
 
-const ISSUER: &str = "https://login.example.com";
+pub const ISSUER: &str = "https://login.example.com";
 
 /// The memory store never waits, so its futures are ready at once: no runtime is measured along.
 pub fn ready<T>(future: impl Future<Output = T>) -> T {
