@@ -13,12 +13,14 @@ use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPubli
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::response::Response;
 use axum_signout::store::{MemoryTokenStore, Target, TokenStore};
 use axum_signout::testing::{JwtBuilder, TestClient, TestProvider};
-use axum_signout::{Auth, Provider, ProviderMetadata, RevocationPolicy};
+use axum_signout::{Auth, Provider, RevocationPolicy};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use support::{ISSUER, empty_store, is_bench, ready, removal, sid, sign_in};
+use support::{empty_store, is_bench, ready, removal, sid_at, sign_in_at};
+use tokio::runtime::Runtime;
 use tower::Service as _;
 
 /// How many calls are made in a turn.
@@ -49,7 +51,7 @@ fn main() {
     let mut times = vec![Vec::new(); rows.len()];
     for _ in 0..turns {
         for ((_, row), times) in rows.iter().zip(&mut times) {
-            times.push(runtime.block_on(bench.turn(*row)) / BATCH as u32);
+            times.push(bench.turn(&runtime, *row) / BATCH as u32);
         }
     }
     let median = |times: &[Duration]| {
@@ -90,7 +92,6 @@ struct Bench {
     key: ParsedPublicKey,
     store: Arc<MemoryTokenStore>,
     router: Router,
-    told: Arc<AtomicU64>,
     size: u64,
     number: u64,
 }
@@ -99,45 +100,39 @@ impl Bench {
     async fn new(size: u64) -> Self {
         let client = TestClient::new("app");
         let provider = TestProvider::builder().client(client).start().await;
-        let url = |path: &str| format!("{ISSUER}/{path}");
-        let keys = provider.url("/jwks");
-        let metadata = ProviderMetadata::new(ISSUER, url("authorize"), url("token"), keys.clone());
-        let configured = Provider::with_metadata(metadata, "app")
-            .build()
-            .expect("a provider");
+        let configured = Provider::discover(provider.issuer(), "app").build();
         let store = Arc::new(empty_store());
-        let told = Arc::new(AtomicU64::new(0));
-        let count = told.clone();
-        let auth = Auth::builder(configured, "https://app.example.com")
+        let told = AtomicU64::new(0);
+        let auth = Auth::builder(configured.expect("a provider"), "https://app.example.com")
             .store(store.clone())
             .revocation(RevocationPolicy::Never)
             .on_evict(move |_| {
-                count.fetch_add(1, Ordering::Relaxed);
+                told.fetch_add(1, Ordering::Relaxed);
                 std::future::ready(())
             })
             .build()
             .expect("a configuration");
         let bench = Self {
-            key: key_of(&keys).await,
+            key: key_of(&provider.url("/jwks")).await,
             provider,
             store,
             router: auth.sign_out_routes(),
-            told,
             size,
             number: 0,
         };
         for number in 0..size {
-            sign_in(&bench.store, number);
+            sign_in_at(&bench.store, bench.provider.issuer(), number);
         }
         bench
     }
 
     fn token(&self) -> JwtBuilder {
-        let token = self.provider.logout_token("app").claim("iss", ISSUER);
-        token.claim("sub", format!("{:016}", 0))
+        self.provider
+            .logout_token("app")
+            .claim("sub", format!("{:016}", 0))
     }
 
-    async fn turn(&mut self, row: Row) -> Duration {
+    fn turn(&mut self, runtime: &Runtime, row: Row) -> Duration {
         let mut numbers = Vec::new();
         for _ in 0..BATCH {
             self.number = (self.number + 7919) % self.size;
@@ -154,59 +149,47 @@ impl Bench {
             Row::Signature => verify(&self.key, &tokens(&session)),
             Row::Refused => {
                 let tokens = tokens(&|token, number| session(token, number).claim("jti", ""));
-                self.call(&tokens, 400).await
+                self.call(runtime, &tokens, 400)
             }
             Row::Nobody => {
                 let tokens = tokens(&|token, _| token.claim("sid", "nobody's").without("sub"));
-                self.call(&tokens, 200).await
+                self.call(runtime, &tokens, 200)
             }
             Row::Session => {
                 let tokens = tokens(&|token, number| session(token, number).without("sub"));
-                self.call(&tokens, 200).await
+                self.call(runtime, &tokens, 200)
             }
             Row::Both => {
                 let tokens = tokens(&|token, number| {
                     session(token, number).claim("sub", format!("{number:016}"))
                 });
-                self.call(&tokens, 200).await
+                self.call(runtime, &tokens, 200)
             }
             Row::Store => self.evict(&numbers),
         };
         if matches!(row, Row::Session | Row::Both | Row::Store) {
-            let left = self.store.stats().await.expect("memory does not fail");
+            let left = ready(self.store.stats()).expect("memory does not fail");
             assert_eq!(left.sign_ins as u64, self.size - BATCH);
             for number in numbers {
-                sign_in(&self.store, number);
+                sign_in_at(&self.store, self.provider.issuer(), number);
             }
         }
         took
     }
 
-    async fn call(&mut self, tokens: &[String], status: u16) -> Duration {
+    fn call(&mut self, runtime: &Runtime, tokens: &[String], status: u16) -> Duration {
         let requests: Vec<_> = tokens.iter().map(|token| request(token)).collect();
-        let mut answers = Vec::with_capacity(requests.len());
-        let told = self.told.load(Ordering::Relaxed);
         let begin = Instant::now();
-        for request in requests {
-            answers.push(self.router.call(request).await);
-        }
-        // What is left of the work after the last answer.
-        for _ in 0..4 {
-            tokio::task::yield_now().await;
-        }
+        let answers = runtime.block_on(answers(&mut self.router, requests));
         let took = begin.elapsed();
-        for answer in answers {
-            let Ok(answer) = answer;
-            assert_eq!(answer.status(), status);
-        }
-        black_box(self.told.load(Ordering::Relaxed) - told);
+        assert!(answers.iter().all(|answer| answer.status() == status));
         took
     }
 
     fn evict(&self, numbers: &[u64]) -> Duration {
         let removals: Vec<_> = numbers
             .iter()
-            .map(|number| (sid(*number), removal()))
+            .map(|number| (sid_at(self.provider.issuer(), *number), removal()))
             .collect();
         let mut removed = Vec::with_capacity(numbers.len());
         let begin = Instant::now();
@@ -220,6 +203,19 @@ impl Bench {
         drop(removed);
         took
     }
+}
+
+async fn answers(router: &mut Router, requests: Vec<Request>) -> Vec<Response> {
+    let mut answers = Vec::with_capacity(requests.len());
+    for request in requests {
+        let Ok(answer) = router.call(request).await;
+        answers.push(answer);
+    }
+    // What is left of the work after the last answer.
+    for _ in 0..4 {
+        tokio::task::yield_now().await;
+    }
+    answers
 }
 
 fn request(token: &str) -> Request {
