@@ -109,8 +109,9 @@ fn without_session<B: Default>() -> Response<B> {
 const STORE_WAIT: Duration = Duration::from_secs(5);
 
 /// [`timeout`], for what nearly always has its answer at once: then no timer is made.
-async fn within<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapsed> {
-    let mut work = pin!(work);
+///
+/// The work is pinned by the caller: an async function keeps what it is given and what it pins, so it would be there twice.
+async fn within<F: Future>(limit: Duration, mut work: Pin<&mut F>) -> Result<F::Output, Elapsed> {
     match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
         Poll::Ready(answer) => Ok(answer),
         // In a box, so that those who need no timer do not carry one around.
@@ -134,7 +135,8 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
         )
     };
     let id = session.id();
-    let held = match within(STORE_WAIT, session.sign_ins()).await {
+    let held = within(STORE_WAIT, pin!(session.sign_ins())).await;
+    let held = match held {
         Ok(Ok(held)) if held.is_empty() => {
             let current = current(Ok(Vec::new()), Vec::new());
             if !session.has_cookie() {
@@ -160,7 +162,8 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
         }
     };
     let unopened = || held.iter().map(|locator| locator.address).collect();
-    let opened = match within(STORE_WAIT, core.cache.open_for(&held, used)).await {
+    let opened = within(STORE_WAIT, pin!(core.cache.open_for(&held, used))).await;
+    let opened = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return current(Err(error.into()), unopened()),
         Err(_) => {
@@ -191,41 +194,50 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
     if live.len() == all {
         return current(Ok(live), Vec::new());
     }
-    // A client that goes away must not leave accounts under keys that no session holds.
-    let tasks = core.cache.tasks().clone();
-    let renewed = tasks.spawn({
-        let (core, session) = (core.clone(), session.clone());
-        async move {
-            if moved || live.is_empty() {
-                end_session(&session).await;
-                return (Vec::new(), moved);
-            }
-            match renew_session(&core, &session, &live).await {
-                SessionOutcome::Renewed => (live, false),
-                SessionOutcome::NotDeleted => {
-                    // Under keys that no session holds.
-                    for one in &live {
-                        let target = Target::SignIn(one.address());
-                        let order = Order::new(target, Cause::SessionEnded);
-                        core.cache.evict_quietly(order).await;
-                    }
-                    (Vec::new(), false)
-                }
-                // Another request was faster: its response has the cookie of the renewed session.
-                _ => (Vec::new(), true),
-            }
-        }
-    });
-    let (live, superseded) = match timeout(STORE_WAIT, renewed).await {
-        Ok(renewed) => renewed.unwrap_or_default(),
-        Err(_) => (Vec::new(), true),
-    };
+    let (core, session) = (core.clone(), session.clone());
+    let (live, superseded) = Box::pin(leave_ended(core, session, live, moved)).await;
     let current = current(Ok(live), Vec::new());
     current.effects().ended = ended;
     if superseded {
         keep_cookie(&current, id);
     }
     current
+}
+
+/// Ends a session of which a sign-in has ended, or renews it for those that stay. Returns what stays, and whether another
+/// request has ended or renewed it before.
+async fn leave_ended(
+    core: Arc<Core>,
+    session: AnySession,
+    live: Vec<SignIn>,
+    moved: bool,
+) -> (Vec<SignIn>, bool) {
+    // A client that goes away must not leave accounts under keys that no session holds.
+    let tasks = core.cache.tasks().clone();
+    let renewed = tasks.spawn(async move {
+        if moved || live.is_empty() {
+            end_session(&session).await;
+            return (Vec::new(), moved);
+        }
+        match renew_session(&core, &session, &live).await {
+            SessionOutcome::Renewed => (live, false),
+            SessionOutcome::NotDeleted => {
+                // Under keys that no session holds.
+                for one in &live {
+                    let target = Target::SignIn(one.address());
+                    let order = Order::new(target, Cause::SessionEnded);
+                    core.cache.evict_quietly(order).await;
+                }
+                (Vec::new(), false)
+            }
+            // Another request was faster: its response has the cookie of the renewed session.
+            _ => (Vec::new(), true),
+        }
+    });
+    match timeout(STORE_WAIT, renewed).await {
+        Ok(renewed) => renewed.unwrap_or_default(),
+        Err(_) => (Vec::new(), true),
+    }
 }
 
 fn keep_cookie(current: &Current, session: Option<SessionId>) {
@@ -368,4 +380,20 @@ fn send_to_sign_in<B: Default>(current: &Current, response: &mut Response<B>) {
     headers.insert(header::LOCATION, url);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     *response = redirect;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Above 1032 bytes glibc's malloc takes its slow path, for each request.
+    #[test]
+    fn the_future_that_opens_a_session_is_small() {
+        let size = future_size(open);
+        assert!(size <= 1032, "{size} bytes");
+    }
 }

@@ -27,6 +27,9 @@ use super::Auth;
 /// Most front-channel logouts that wait for a token store that is away: they come from strangers, too.
 const MAX_FRONT_CHANNEL_WAITING: usize = 1024;
 
+/// Most back-channel calls that wait for the provider's keys, each with a token in memory: they come from strangers, too.
+const MAX_BACK_CHANNEL_WAITING: usize = 256;
+
 /// Builds an [`Auth`].
 #[must_use]
 pub struct AuthBuilder {
@@ -476,6 +479,7 @@ impl AuthBuilder {
             pages: self.pages,
             sign_in_label: self.sign_in_label,
             front_channel_waiting: Arc::new(Semaphore::new(MAX_FRONT_CHANNEL_WAITING)),
+            back_channel_waiting: Semaphore::new(MAX_BACK_CHANNEL_WAITING),
         })))
     }
 }

@@ -243,7 +243,8 @@ impl Cache {
                         continue;
                     }
                     if stored.touch_due && used == Use::Noted {
-                        self.touch(flag.address()).await;
+                        // In a box: at most once a minute, and what every request carries around stays small.
+                        Box::pin(self.touch(flag.address())).await;
                     }
                     Opened::Live(SignIn::new(self.clone(), flag, stored, sent))
                 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::inner::Cache;
 use super::live::Flag;
 use crate::account::Account;
@@ -69,7 +71,7 @@ pub(super) fn pick<'t>(
     margin: Duration,
 ) -> Option<&'t AccessToken> {
     let usable = |token: &&AccessToken| token.is_fresh_at(now, margin);
-    let scopes: Vec<&str> = scopes
+    let scopes: SmallVec<[&str; 4]> = scopes
         .iter()
         .copied()
         .filter(|scope| !IDENTITY_SCOPES.contains(scope))
