@@ -12,7 +12,7 @@ use crate::events;
 use crate::jwt::WantsNewerKeys;
 use crate::jwt::id_token::{Expectations, IdTokenError, VerifiedIdToken};
 use crate::jwt::keys::{KeySet, KeySetError};
-use crate::jwt::logout_token::{LogoutTokenError, VerifiedLogoutToken};
+use crate::jwt::logout_token::{LogoutTokenError, UnverifiedLogoutToken, VerifiedLogoutToken};
 use crate::token::IdToken;
 
 /// After this time a key that the provider withdrew must be out of use. Unlike metadata, keys this old are not used while
@@ -83,7 +83,7 @@ impl Provider {
     #[tracing::instrument(skip_all, fields(provider = self.name()))]
     pub(crate) async fn verify_logout_token(
         &self,
-        token: &str,
+        token: &UnverifiedLogoutToken<'_>,
     ) -> Result<VerifiedLogoutToken, VerifyError<LogoutTokenError>> {
         let now = self.clock().wall();
         let rules = &self.0.logout_rules;
