@@ -1,10 +1,12 @@
 //! Requests per second of one route, with and without the layer: called directly, and over HTTP on loopback. What is compared
-//! takes turns of a fraction of a second, so that whatever else the machine does meets both.
+//! takes turns of a fraction of a second, so that whatever else the machine does meets both. Where the machine does much else, the
+//! processor time that the server takes for a request says more than what is left over for it: that is the second figure over HTTP.
 
 mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -56,15 +58,17 @@ fn main() {
     for (name, path, cookie) in cases {
         compare(name, |layer| {
             let app = if layer { &with } else { &without };
-            runtime.block_on(call(app, path, cookie, turn))
+            Rate::of(runtime.block_on(call(app, path, cookie, turn)))
         });
     }
-    let addresses = [without, with].map(serve);
+    let servers = [without, with].map(serve);
     println!(
         "over HTTP on loopback, {CONNECTIONS} connections, server on one thread, client on another:"
     );
     for (name, path, cookie) in cases {
-        let mut clients = addresses.map(|address| Client::new(address, path, cookie));
+        let mut clients = servers
+            .each_ref()
+            .map(|server| Client::new(server, path, cookie));
         compare(name, |layer| clients[usize::from(layer)].run(turn));
     }
 }
@@ -84,20 +88,51 @@ fn routers(world: &World) -> (Router, Router) {
     )
 }
 
-fn compare(name: &str, mut rate: impl FnMut(bool) -> f64) {
+/// Requests per second of a turn.
+#[derive(Clone, Copy)]
+struct Rate {
+    by_the_clock: f64,
+    /// Of the server's processor time, where the system tells it.
+    of_the_processor: Option<f64>,
+}
+
+impl Rate {
+    fn of(by_the_clock: f64) -> Self {
+        Self {
+            by_the_clock,
+            of_the_processor: None,
+        }
+    }
+}
+
+fn compare(name: &str, mut rate: impl FnMut(bool) -> Rate) {
     rate(false);
     rate(true);
-    let turns: Vec<(f64, f64)> = (0..TURNS).map(|_| (rate(false), rate(true))).collect();
-    let median = |of: fn(&(f64, f64)) -> f64| {
+    let turns: Vec<[Rate; 2]> = (0..TURNS).map(|_| [rate(false), rate(true)]).collect();
+    print!("  {name:42}");
+    show(&turns, |rate| Some(rate.by_the_clock));
+    show(&turns, |rate| rate.of_the_processor);
+    println!();
+}
+
+fn show(turns: &[[Rate; 2]], kind: fn(&Rate) -> Option<f64>) {
+    let turns: Vec<[f64; 2]> = turns
+        .iter()
+        .filter_map(|[without, with]| Some([kind(without)?, kind(with)?]))
+        .collect();
+    if turns.is_empty() {
+        return;
+    }
+    let median = |of: fn(&[f64; 2]) -> f64| {
         let mut all: Vec<f64> = turns.iter().map(of).collect();
         all.sort_unstable_by(f64::total_cmp);
         all[all.len() / 2]
     };
-    let ratio = median(|(without, with)| with / without);
-    println!(
-        "  {name:42} {:>9.0} {:>9.0} {:>6.1} %",
-        median(|turn| turn.0),
-        median(|turn| turn.1),
+    let ratio = median(|[without, with]| with / without);
+    print!(
+        " {:>9.0} {:>9.0} {:>6.1} %",
+        median(|turn| turn[0]),
+        median(|turn| turn[1]),
         ratio * 100.0
     );
 }
@@ -119,7 +154,21 @@ async fn call(app: &Router, path: &str, cookie: Option<Id>, turn: Duration) -> f
     f64::from(count) / begin.elapsed().as_secs_f64()
 }
 
-fn serve(app: Router) -> SocketAddr {
+struct Server {
+    address: SocketAddr,
+    /// Where Linux tells how long the server's thread has run.
+    times: Option<PathBuf>,
+}
+
+impl Server {
+    fn ran_for(&self) -> Option<Duration> {
+        let times = std::fs::read_to_string(self.times.as_ref()?).ok()?;
+        let nanos = times.split_whitespace().next()?.parse().ok()?;
+        Some(Duration::from_nanos(nanos))
+    }
+}
+
+fn serve(app: Router) -> Server {
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -130,29 +179,31 @@ fn serve(app: Router) -> SocketAddr {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
                 .await
                 .expect("a port");
-            sender
-                .send(listener.local_addr())
-                .expect("the receiver waits");
+            let address = listener.local_addr().expect("a bound port");
+            let thread = std::fs::read_link("/proc/thread-self").ok();
+            let times = thread.map(|thread| Path::new("/proc").join(thread).join("schedstat"));
+            let server = Server { address, times };
+            sender.send(server).expect("the receiver waits");
             axum::serve(listener, app).await
         })
     });
-    let address = receiver.recv().expect("the thread sends");
-    address.expect("a bound port")
+    receiver.recv().expect("the thread sends")
 }
 
 /// Sends the same request over and over, on connections that are kept.
-struct Client {
+struct Client<'s> {
+    server: &'s Server,
     connections: Vec<TcpStream>,
     request: String,
     answer: usize,
 }
 
-impl Client {
-    fn new(address: SocketAddr, path: &str, cookie: Option<Id>) -> Self {
+impl<'s> Client<'s> {
+    fn new(server: &'s Server, path: &str, cookie: Option<Id>) -> Self {
         let cookie = cookie.map_or_else(String::new, |id| format!("cookie: id={id}\r\n"));
         let request = format!("GET {path} HTTP/1.1\r\nhost: app.example.com\r\n{cookie}\r\n");
         let connect = || {
-            let connection = TcpStream::connect(address).expect("the server listens");
+            let connection = TcpStream::connect(server.address).expect("the server listens");
             connection.set_nodelay(true).expect("an option of TCP");
             connection
         };
@@ -165,14 +216,16 @@ impl Client {
         let answer = connection.read(&mut first).expect("answered");
         assert!(first.starts_with(b"HTTP/1.1 200 OK\r\n"));
         Self {
+            server,
             connections,
             request,
             answer,
         }
     }
 
-    fn run(&mut self, turn: Duration) -> f64 {
+    fn run(&mut self, turn: Duration) -> Rate {
         let mut answer = vec![0; self.answer];
+        let before = self.server.ran_for();
         let (begin, mut count) = (Instant::now(), 0);
         while begin.elapsed() < turn {
             for connection in &mut self.connections {
@@ -185,6 +238,15 @@ impl Client {
             }
         }
         assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
-        f64::from(count) / begin.elapsed().as_secs_f64()
+        let by_the_clock = f64::from(count) / begin.elapsed().as_secs_f64();
+        let took = self.server.ran_for().zip(before);
+        let of_the_processor = took
+            .map(|(after, before)| after - before)
+            .filter(|took| !took.is_zero())
+            .map(|took| f64::from(count) / took.as_secs_f64());
+        Rate {
+            by_the_clock,
+            of_the_processor,
+        }
     }
 }

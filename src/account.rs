@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::cause::Cause;
 use crate::id::AccountHash;
 use crate::token::{IdToken, TokenSet};
 
@@ -19,8 +21,25 @@ use crate::token::{IdToken, TokenSet};
 #[derive(Clone)]
 pub struct Account(Arc<Data>);
 
+/// Not a field more beside the pointer: every entry of the store has one.
 #[derive(Clone)]
-struct Data {
+enum Data {
+    Own(Own),
+    /// Handed out by an extractor.
+    Of {
+        account: Account,
+        sign_in: Arc<dyn Watch>,
+    },
+}
+
+/// Where an account learns that the sign-in behind it has ended.
+pub(crate) trait Watch: Send + Sync {
+    /// Waits until it has, and says why.
+    fn ended(self: Arc<Self>) -> BoxFuture<'static, Cause>;
+}
+
+#[derive(Clone)]
+struct Own {
     issuer: Arc<str>,
     subject: Box<str>,
     sid: Option<Box<str>>,
@@ -38,32 +57,127 @@ enum Claims {
 impl Account {
     /// An account without claims.
     pub fn new(issuer: impl Into<Arc<str>>, subject: impl Into<String>) -> Self {
-        Self(Arc::new(Data {
+        Self(Arc::new(Data::Own(Own {
             issuer: issuer.into(),
             subject: subject.into().into_boxed_str(),
             sid: None,
             claims: Claims::None,
+        })))
+    }
+
+    /// The account as an extractor hands it out.
+    pub(crate) fn of_sign_in(self, sign_in: Arc<dyn Watch>) -> Self {
+        Self(Arc::new(Data::Of {
+            account: self.detached(),
+            sign_in,
         }))
+    }
+
+    /// Without the sign-in behind it: for what is kept.
+    pub(crate) fn detached(self) -> Self {
+        match &*self.0 {
+            Data::Own(_) => self,
+            Data::Of { account, .. } => account.clone(),
+        }
+    }
+
+    fn own(&self) -> &Own {
+        match &*self.0 {
+            Data::Own(own) => own,
+            Data::Of { account, .. } => account.own(),
+        }
+    }
+
+    fn change(self, change: impl FnOnce(&mut Own)) -> Self {
+        let mut account = self.detached();
+        if let Data::Own(own) = Arc::make_mut(&mut account.0) {
+            change(own);
+        }
+        account
+    }
+
+    /// Waits until the sign-in behind this account ends, and says why: for the handler of a WebSocket or of server-sent events,
+    /// which must not outlive it. An account that a handler got from this crate has one, also when it was cloned; one that the
+    /// app made or changed itself belongs to none, and this returns at once.
+    ///
+    /// An end on this node is noticed at once, idle and absolute lifetimes when they are over; where several nodes share a token
+    /// store, an end on another one within five seconds. If the store is away when the lifetimes, as far as they are known, are
+    /// over, this returns too. It can be dropped and called again at any point.
+    ///
+    /// Waiting is not use: who just listens is signed out after the [idle lifetime](crate::AuthBuilder::idle_lifetime). Where the
+    /// user does something over the connection, say so with [`Tokens::prolong`](crate::Tokens::prolong). Nor does waiting keep
+    /// the access and refresh tokens of one that has ended in memory.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use std::time::Duration;
+    /// use axum::response::sse::{Event, Sse};
+    /// use axum_signout::Account;
+    /// use futures_util::{Stream, StreamExt, stream};
+    ///
+    /// async fn news(account: Account) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    ///     let every_second = stream::unfold((), |()| async {
+    ///         tokio::time::sleep(Duration::from_secs(1)).await;
+    ///         Some((Ok(Event::default().data("news")), ()))
+    ///     });
+    ///     Sse::new(every_second.take_until(async move { account.ended().await }))
+    /// }
+    /// ```
+    ///
+    /// A WebSocket tells the page why:
+    ///
+    /// ```
+    /// use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+    /// use axum::response::Response;
+    /// use axum_signout::{Account, Tokens};
+    ///
+    /// async fn chat(upgrade: WebSocketUpgrade, account: Account, tokens: Tokens) -> Response {
+    ///     upgrade.on_upgrade(move |socket| talk(socket, account, tokens))
+    /// }
+    ///
+    /// async fn talk(mut socket: WebSocket, account: Account, tokens: Tokens) {
+    ///     let ended = account.ended();
+    ///     tokio::pin!(ended);
+    ///     loop {
+    ///         tokio::select! {
+    ///             cause = &mut ended => {
+    ///                 let reason = cause.as_str().into();
+    ///                 let close = Message::Close(Some(CloseFrame { code: 4401, reason }));
+    ///                 let _ = socket.send(close).await;
+    ///                 return;
+    ///             }
+    ///             message = socket.recv() => {
+    ///                 let Some(Ok(message)) = message else { return };
+    ///                 if tokens.prolong().await.is_err() || socket.send(message).await.is_err() {
+    ///                     return;
+    ///                 }
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub async fn ended(&self) -> Cause {
+        match &*self.0 {
+            Data::Of { sign_in, .. } => sign_in.clone().ended().await,
+            Data::Own(_) => Cause::SessionEnded,
+        }
     }
 
     /// The session's name at the provider, the `sid` claim: front- and back-channel logout find the sign-in by it.
     #[must_use]
-    pub fn with_sid(mut self, sid: impl Into<String>) -> Self {
-        Arc::make_mut(&mut self.0).sid = Some(sid.into().into_boxed_str());
-        self
+    pub fn with_sid(self, sid: impl Into<String>) -> Self {
+        self.change(|own| own.sid = Some(sid.into().into_boxed_str()))
     }
 
     /// Claims, where they do not come from an ID token that is stored with the sign-in.
     #[must_use]
-    pub fn with_claims(mut self, claims: &Value) -> Self {
-        Arc::make_mut(&mut self.0).claims = Claims::Json(claims.to_string().into_boxed_str());
-        self
+    pub fn with_claims(self, claims: &Value) -> Self {
+        self.change(|own| own.claims = Claims::Json(claims.to_string().into_boxed_str()))
     }
 
     /// Claims are those of a verified ID token.
-    pub(crate) fn with_id_token(mut self, token: IdToken) -> Self {
-        Arc::make_mut(&mut self.0).claims = Claims::IdToken(token);
-        self
+    pub(crate) fn with_id_token(self, token: IdToken) -> Self {
+        self.change(|own| own.claims = Claims::IdToken(token))
     }
 
     /// Claims and `sid` of the ID token that came along, where the account has none.
@@ -84,30 +198,30 @@ impl Account {
 
     /// Whether the claims are read from an ID token.
     pub(crate) fn reads_id_token(&self) -> bool {
-        matches!(self.0.claims, Claims::IdToken(_))
+        matches!(self.own().claims, Claims::IdToken(_))
     }
 
     /// Whether claims were given along with the account.
     pub(crate) fn has_claims(&self) -> bool {
-        !matches!(self.0.claims, Claims::None)
+        !matches!(self.own().claims, Claims::None)
     }
 
     /// The provider's issuer.
     #[must_use]
     pub fn issuer(&self) -> &str {
-        &self.0.issuer
+        &self.own().issuer
     }
 
     /// The subject: who the user is at that issuer.
     #[must_use]
     pub fn subject(&self) -> &str {
-        &self.0.subject
+        &self.own().subject
     }
 
     /// The session's name at the provider.
     #[must_use]
     pub fn sid(&self) -> Option<&str> {
-        self.0.sid.as_deref()
+        self.own().sid.as_deref()
     }
 
     /// The claims as the app's own type; `None` if there are no claims or they do not fit.
@@ -123,7 +237,7 @@ impl Account {
     /// ```
     #[must_use]
     pub fn claims<T: DeserializeOwned>(&self) -> Option<T> {
-        match &self.0.claims {
+        match &self.own().claims {
             Claims::None => None,
             Claims::Json(json) => serde_json::from_str(json).ok(),
             Claims::IdToken(token) => {

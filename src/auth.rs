@@ -132,6 +132,30 @@ impl Auth {
         self.0.url(&self.0.config.paths.sign_out_resume)
     }
 
+    /// Where scripts ask how long the user stays signed in. `GET` is no use of the sign-in, so a page can poll it; `POST` is, like
+    /// any other request, and takes requests of this origin only. Neither sends the session's cookie again. Both answer alike:
+    ///
+    /// ```json
+    /// {
+    ///   "signed_in": true,
+    ///   "expires_in": 55, "idle_expires_in": 55, "absolute_expires_in": 7200, "warn": true,
+    ///   "sign_ins": [{ "sign_in": "…", "expires_in": 55, "idle_expires_in": 55, "absolute_expires_in": 7200, "warn": true }]
+    /// }
+    /// ```
+    ///
+    /// Times are in seconds, rounded down. Those of the session are of the sign-in that ends first. `warn`: it ends within
+    /// [`AuthBuilder::warn_before`]. Where nobody is signed in, the answer is 200 with `{"signed_in": false}`, and the one that finds
+    /// this out also has `"ended"`: the name of the [cause](crate::Cause). 503 says that a store cannot be reached and nothing is
+    /// known.
+    ///
+    /// A session layer with `with_always_save(true)` sends its cookie with every response, this one too, and prolongs its own
+    /// expiry; the sign-in ends on the server all the same. Conversely, a session layer whose own expiry is shorter than these
+    /// lifetimes ends sign-ins before their time, and the status does not know.
+    #[must_use]
+    pub fn status_url(&self) -> String {
+        self.0.url(&self.0.config.paths.status)
+    }
+
     /// What to register at the provider.
     #[must_use]
     pub fn registered_urls(&self) -> RegisteredUrls {
@@ -213,7 +237,8 @@ impl Auth {
     }
 
     /// Evicts the sign-ins whose idle or absolute time is up, and waits for the hooks; how many there were. This runs by
-    /// itself every 15 seconds, from the first request on: for tests that move a clock of their own.
+    /// itself, by default [every 15 seconds](AuthBuilder::sweep_every), as soon as the layer was made inside a Tokio runtime or a first request came:
+    /// for tests that move a clock of their own.
     ///
     /// # Errors
     /// [`ErrorKind::StoreUnavailable`].

@@ -111,18 +111,20 @@ pub(crate) struct Paths {
     pub(crate) sign_out_callback: String,
     pub(crate) sign_out_resume: String,
     pub(crate) front_channel: String,
+    pub(crate) status: String,
     pub(crate) back_channel: String,
 }
 
 impl Paths {
     /// Each with the setting that it comes from.
-    pub(crate) fn all(&self) -> [(&'static str, &String); 7] {
+    pub(crate) fn all(&self) -> [(&'static str, &String); 8] {
         [
             ("sign_in_paths", &self.sign_in),
             ("sign_in_paths", &self.sign_in_callback),
             ("sign_out_paths", &self.sign_out),
             ("sign_out_paths", &self.sign_out_callback),
             ("sign_out_resume_path", &self.sign_out_resume),
+            ("status_path", &self.status),
             ("front_channel_path", &self.front_channel),
             ("back_channel_path", &self.back_channel),
         ]
@@ -138,6 +140,7 @@ impl Default for Paths {
             sign_out_callback: "/signout/callback".into(),
             sign_out_resume: "/signout/resume".into(),
             front_channel: "/signout/frontchannel".into(),
+            status: "/signout/status".into(),
             back_channel: "/signout/backchannel".into(),
         }
     }
@@ -166,6 +169,8 @@ pub(crate) struct Config {
     /// How long a sign-out waits for the provider's metadata, when all that is local is done.
     pub(crate) metadata_wait: Duration,
     pub(crate) sweep_every: Duration,
+    /// How long before its end a page should warn.
+    pub(crate) warn_before: Duration,
 }
 
 impl Default for Config {
@@ -192,6 +197,7 @@ impl Default for Config {
             sign_in_parameters: Vec::new(),
             metadata_wait: Duration::from_secs(3),
             sweep_every: Duration::from_secs(15),
+            warn_before: Duration::from_secs(60),
         }
     }
 }

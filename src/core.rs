@@ -64,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) sign_in_label: Option<LabelFn>,
     /// Room for front-channel logouts that wait for the token store.
     pub(crate) front_channel_waiting: Arc<Semaphore>,
+    /// Room for back-channel calls whose token is being verified.
+    pub(crate) back_channel_waiting: Semaphore,
 }
 
 /// What the app calls a sign-in, by the request that ends it.
@@ -102,6 +104,14 @@ impl Core {
         let own = self.config.paths.all();
         let is_own = own.into_iter().any(|(_, path)| self.url(path) == page);
         (!is_own).then_some(target)
+    }
+
+    /// Whether a path is that of the status route, as the router sees it: with the mount prefix, or without where a proxy takes
+    /// it off.
+    pub(crate) fn is_status(&self, path: &str) -> bool {
+        let status = &self.config.paths.status;
+        let mount = path.strip_suffix(status.as_str());
+        mount.is_some_and(|mount| mount.is_empty() || mount == self.base.prefix())
     }
 
     /// The absolute URL of one of the crate's routes.

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use crate::account::Account;
 use crate::cache::SignIn;
+use crate::cause::Cause;
 use crate::cookie_fix::KeepSessionCookie;
 use crate::core::Core;
 use crate::error::Error;
@@ -35,6 +36,8 @@ struct Inner {
 pub(crate) struct Effects {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) signed_out: bool,
+    /// Why a sign-in was found ended when the request came in, where that is known.
+    pub(crate) ended: Option<Cause>,
     /// The request's cookie names a session that is not there, or no longer; perhaps because another response is about to
     /// bring the browser a new one, which its removal would take away.
     pub(crate) keep_cookie: Option<KeepSessionCookie>,
@@ -48,6 +51,8 @@ pub(crate) struct Asks {
     /// A script that wants JSON and cannot follow a redirect to another origin.
     pub(crate) json: bool,
     pub(crate) htmx: bool,
+    /// Whether this is a question for the status, which is no use of the sign-in.
+    pub(crate) status: bool,
     /// What was asked for, as the client sent it.
     uri: Uri,
     cookies: SmallVec<[HeaderValue; 1]>,
@@ -78,6 +83,7 @@ impl Asks {
             navigation: navigation && !htmx && matches!(*method, Method::GET | Method::HEAD),
             json: accept.contains("application/json") && !accept.contains("text/html"),
             htmx,
+            status: false,
             uri: original.clone(),
             cookies: headers.get_all(header::COOKIE).iter().cloned().collect(),
         }
@@ -90,6 +96,11 @@ impl Asks {
             headers.append(header::COOKIE, cookie.clone());
         }
         headers
+    }
+
+    /// The path as the client sent it.
+    pub(crate) fn path(&self) -> &str {
+        self.uri.path()
     }
 
     /// Path and query, to come back to.

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::account::Account;
 use crate::auth::Auth;
-use crate::cache::SignIn;
+use crate::cache::{SignIn, TimeLeft};
 use crate::cause::Cause;
 use crate::clock::Timestamp;
 use crate::current::Current;
@@ -153,7 +153,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Account {
     type Rejection = AuthRejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        Ok(Current::of(parts)?.required()?.account())
+        Ok(Current::of(parts)?.required()?.watched_account())
     }
 }
 
@@ -162,7 +162,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for Account {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
         let sign_in = Current::of(parts)?.optional()?;
-        Ok(sign_in.map(|sign_in| sign_in.account()))
+        Ok(sign_in.map(|sign_in| sign_in.watched_account()))
     }
 }
 
@@ -235,7 +235,7 @@ impl Tokens {
     /// Whose these are.
     #[must_use]
     pub fn account(&self) -> Account {
-        self.sign_in.account()
+        self.sign_in.watched_account()
     }
 
     /// The sign-in that these belong to.
@@ -296,8 +296,24 @@ impl Tokens {
         SignedIn::of(&self.sign_in)
     }
 
-    /// Waits until the sign-in ends on this node, and says why: for WebSockets and server-sent events that must not outlive
-    /// it.
+    /// What is left of the sign-in's lifetimes. Asking prolongs nothing; that the request came in did.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotSignedIn`] if the sign-in has ended, [`ErrorKind::StoreUnavailable`].
+    pub async fn time_left(&self) -> Result<TimeLeft, Error> {
+        self.sign_in.time_left().await
+    }
+
+    /// Notes that the sign-in is used, as each request does by itself: for connections that stay open, whose user does
+    /// something. The absolute lifetime stays as it is. Returns what is left.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotSignedIn`] if the sign-in has ended, [`ErrorKind::StoreUnavailable`].
+    pub async fn prolong(&self) -> Result<TimeLeft, Error> {
+        self.sign_in.prolong().await
+    }
+
+    /// Waits until the sign-in ends, and says why: as [`Account::ended`], which does not keep the tokens in memory meanwhile.
     pub async fn ended(&self) -> Cause {
         self.sign_in.ended().await
     }
@@ -349,7 +365,7 @@ impl SignedIn {
         let tokens: &TokenSet = &stored.entry.tokens;
         Self {
             sign_in: sign_in.address().id,
-            account: stored.entry.account.clone(),
+            account: sign_in.watched_account(),
             created: stored.created,
             last_used: stored.last_used,
             expires: stored.expires,

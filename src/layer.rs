@@ -14,6 +14,7 @@ pub struct AuthLayer {
 
 impl AuthLayer {
     pub(crate) fn new(auth: Auth) -> Self {
+        auth.core().cache.start_if_possible();
         Self { auth }
     }
 }

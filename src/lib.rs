@@ -36,6 +36,7 @@ mod core;
 mod current;
 mod sign_in;
 mod sign_out;
+mod status;
 
 // Floor 5: face.
 mod auth;
@@ -58,6 +59,7 @@ pub mod own_sign_in {}
 
 pub use crate::account::Account;
 pub use crate::auth::{Auth, AuthBuilder, RegisteredUrls, SignInUrl, SigningIn, Ticket};
+pub use crate::cache::TimeLeft;
 pub use crate::cause::Cause;
 pub use crate::config::{ClearSiteData, LongUrl, RevocationPolicy};
 pub use crate::cookie_fix::{SessionCookieFix, SessionCookieFixService};

@@ -91,6 +91,11 @@ impl BaseUrl {
         self.root.scheme() == "https"
     }
 
+    /// The path that the routes are mounted at, without a slash at its end; empty for none.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The whole URL of a route, whose path begins with a slash.
     pub(crate) fn join_mounted(&self, path: &str) -> String {
         format!("{}{}{path}", self.origin, self.prefix)

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, RawQuery, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use axum::{Json, Router};
 
 use crate::auth::Auth;
 use crate::cookie_fix::FramedElsewhere;
@@ -23,6 +23,7 @@ use crate::pages;
 use crate::sign_in::{self, Failure, Next, StartQuery, parameters};
 use crate::sign_out::{self, CallbackQuery, EndSessionRequest, Onward, Refusal, after_sign_out};
 use crate::signed_out::leave;
+use crate::status;
 
 /// A sign-out form is a few short fields.
 const MAX_FORM: usize = 8 * 1024;
@@ -44,8 +45,8 @@ impl Auth {
             .route(&paths.sign_in_callback, no_store(get(callback)))
     }
 
-    /// `POST /signout`, `GET /signout/callback`, `/signout/resume`, `GET /signout/frontchannel` and `POST /signout/backchannel`, for
-    /// apps with a sign-in of their own.
+    /// `POST /signout`, `GET /signout/callback`, `/signout/resume`, `GET` and `POST` [`/signout/status`](Self::status_url),
+    /// `GET /signout/frontchannel` and `POST /signout/backchannel`, for apps with a sign-in of their own.
     pub fn sign_out_routes<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
         let core = self.core();
         let paths = &core.config.paths;
@@ -58,6 +59,13 @@ impl Auth {
         if core.config.get_sign_out {
             sign_out = sign_out.get(by_get);
         }
+        let pages = core.pages.clone();
+        let prolong = post(prolong).layer(
+            core.csrf
+                .clone()
+                .with_rejection_response(move |_| refused(&*pages)),
+        );
+        let status = prolong.get(status);
         Router::new()
             .route(
                 &paths.sign_out,
@@ -69,6 +77,7 @@ impl Auth {
                 no_store(post(resume).layer(csrf).get(resume_by_get)),
             )
             .route(&paths.front_channel, no_store(get(front_channel)))
+            .route(&paths.status, no_store(status))
             .route(&paths.back_channel, no_store(back_channel(core.clone())))
     }
 }
@@ -110,6 +119,11 @@ fn no_store_of(mut response: Response) -> Response {
 
 fn forbidden(pages: &dyn Pages) -> Response {
     events::sign_out_refused();
+    refused(pages)
+}
+
+/// What another site asked for.
+fn refused(pages: &dyn Pages) -> Response {
     let mut response = pages.forbidden();
     *response.status_mut() = StatusCode::FORBIDDEN;
     no_store_of(response)
@@ -291,6 +305,27 @@ async fn front_channel(
         response.extensions_mut().insert(FramedElsewhere);
     }
     response
+}
+
+async fn status(current: Current) -> Response {
+    if !current.asks().status {
+        tracing::warn!(
+            path = current.asks().path(),
+            "the status is served at a path that is not the base URL's: polling it prolongs sign-ins"
+        );
+    }
+    said(status::status(&current).await)
+}
+
+async fn prolong(current: Current) -> Response {
+    said(status::prolong(&current).await)
+}
+
+fn said(status: Result<status::Status, Error>) -> Response {
+    match status {
+        Ok(status) => Json(status).into_response(),
+        Err(error) => error.into_response(),
+    }
 }
 
 async fn returned(current: Current, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tower::Service;
 
 use crate::auth::Auth;
-use crate::cache::{Opened, Order, SignIn};
+use crate::cache::{Opened, Order, SignIn, Use};
 use crate::cause::Cause;
 use crate::cookie_fix::KeepSessionCookie;
 use crate::core::Core;
@@ -65,13 +65,14 @@ where
             let Some(session) = AnySession::from_extensions(request.extensions()) else {
                 return Ok(without_session());
             };
-            let asks = Asks::of(
+            let mut asks = Asks::of(
                 request.method(),
                 request.uri(),
                 request.headers(),
                 request.extensions(),
             );
             let core = auth.core().clone();
+            asks.status = core.is_status(asks.path());
             let current = if session.has_cookie() {
                 // In a box of its own: together with what the handler needs it would outgrow what allocators hand out fast.
                 Box::pin(open(core, session, asks)).await
@@ -108,8 +109,9 @@ fn without_session<B: Default>() -> Response<B> {
 const STORE_WAIT: Duration = Duration::from_secs(5);
 
 /// [`timeout`], for what nearly always has its answer at once: then no timer is made.
-async fn within<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapsed> {
-    let mut work = pin!(work);
+///
+/// The work is pinned by the caller: an async function keeps what it is given and what it pins, so it would be there twice.
+async fn within<F: Future>(limit: Duration, mut work: Pin<&mut F>) -> Result<F::Output, Elapsed> {
     match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
         Poll::Ready(answer) => Ok(answer),
         // In a box, so that those who need no timer do not carry one around.
@@ -119,6 +121,10 @@ async fn within<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapse
 
 /// Opens what the session holds, whose cookie the request brought.
 async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
+    let used = match asks.status {
+        true => Use::None,
+        false => Use::Noted,
+    };
     let current = |sign_ins, unopened| {
         Current::new(
             core.clone(),
@@ -129,7 +135,8 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
         )
     };
     let id = session.id();
-    let held = match within(STORE_WAIT, session.sign_ins()).await {
+    let held = within(STORE_WAIT, pin!(session.sign_ins())).await;
+    let held = match held {
         Ok(Ok(held)) if held.is_empty() => {
             let current = current(Ok(Vec::new()), Vec::new());
             if !session.has_cookie() {
@@ -155,7 +162,8 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
         }
     };
     let unopened = || held.iter().map(|locator| locator.address).collect();
-    let opened = match within(STORE_WAIT, core.cache.open(&held)).await {
+    let opened = within(STORE_WAIT, pin!(core.cache.open_for(&held, used))).await;
+    let opened = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return current(Err(error.into()), unopened()),
         Err(_) => {
@@ -167,55 +175,69 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
     let all = opened.len();
     let mut live = Vec::with_capacity(all);
     let mut moved = false;
+    let mut ended = None;
     for (opened, locator) in opened.into_iter().zip(&held) {
         match opened {
             Opened::Live(sign_in) => live.push(sign_in),
             Opened::Moved => moved = true,
-            Opened::Dead(cause) => tracing::info!(
-                target: "axum_signout::session",
-                sign_in = %locator.address.id,
-                cause = cause.map(Cause::as_str),
-                "the session's sign-in has ended"
-            ),
+            Opened::Dead(cause) => {
+                tracing::info!(
+                    target: "axum_signout::session",
+                    sign_in = %locator.address.id,
+                    cause = cause.map(Cause::as_str),
+                    "the session's sign-in has ended"
+                );
+                ended = cause.or(ended);
+            }
         }
     }
     if live.len() == all {
         return current(Ok(live), Vec::new());
     }
-    // A client that goes away must not leave accounts under keys that no session holds.
-    let tasks = core.cache.tasks().clone();
-    let renewed = tasks.spawn({
-        let (core, session) = (core.clone(), session.clone());
-        async move {
-            if moved || live.is_empty() {
-                end_session(&session).await;
-                return (Vec::new(), moved);
-            }
-            match renew_session(&core, &session, &live).await {
-                SessionOutcome::Renewed => (live, false),
-                SessionOutcome::NotDeleted => {
-                    // Under keys that no session holds.
-                    for one in &live {
-                        let target = Target::SignIn(one.address());
-                        let order = Order::new(target, Cause::SessionEnded);
-                        core.cache.evict_quietly(order).await;
-                    }
-                    (Vec::new(), false)
-                }
-                // Another request was faster: its response has the cookie of the renewed session.
-                _ => (Vec::new(), true),
-            }
-        }
-    });
-    let (live, superseded) = match timeout(STORE_WAIT, renewed).await {
-        Ok(renewed) => renewed.unwrap_or_default(),
-        Err(_) => (Vec::new(), true),
-    };
+    let (core, session) = (core.clone(), session.clone());
+    let (live, superseded) = Box::pin(leave_ended(core, session, live, moved)).await;
     let current = current(Ok(live), Vec::new());
+    current.effects().ended = ended;
     if superseded {
         keep_cookie(&current, id);
     }
     current
+}
+
+/// Ends a session of which a sign-in has ended, or renews it for those that stay. Returns what stays, and whether another
+/// request has ended or renewed it before.
+async fn leave_ended(
+    core: Arc<Core>,
+    session: AnySession,
+    live: Vec<SignIn>,
+    moved: bool,
+) -> (Vec<SignIn>, bool) {
+    // A client that goes away must not leave accounts under keys that no session holds.
+    let tasks = core.cache.tasks().clone();
+    let renewed = tasks.spawn(async move {
+        if moved || live.is_empty() {
+            end_session(&session).await;
+            return (Vec::new(), moved);
+        }
+        match renew_session(&core, &session, &live).await {
+            SessionOutcome::Renewed => (live, false),
+            SessionOutcome::NotDeleted => {
+                // Under keys that no session holds.
+                for one in &live {
+                    let target = Target::SignIn(one.address());
+                    let order = Order::new(target, Cause::SessionEnded);
+                    core.cache.evict_quietly(order).await;
+                }
+                (Vec::new(), false)
+            }
+            // Another request was faster: its response has the cookie of the renewed session.
+            _ => (Vec::new(), true),
+        }
+    });
+    match timeout(STORE_WAIT, renewed).await {
+        Ok(renewed) => renewed.unwrap_or_default(),
+        Err(_) => (Vec::new(), true),
+    }
 }
 
 fn keep_cookie(current: &Current, session: Option<SessionId>) {
@@ -358,4 +380,20 @@ fn send_to_sign_in<B: Default>(current: &Current, response: &mut Response<B>) {
     headers.insert(header::LOCATION, url);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     *response = redirect;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Above 1032 bytes glibc's malloc takes its slow path, for each request.
+    #[test]
+    fn the_future_that_opens_a_session_is_small() {
+        let size = future_size(open);
+        assert!(size <= 1032, "{size} bytes");
+    }
 }

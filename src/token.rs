@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use oauth2::{ExtraTokenFields, StandardTokenResponse, TokenResponse, TokenType};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
 use crate::secret::Secret;
@@ -54,7 +55,8 @@ pub struct AccessToken(Arc<Access>);
 struct Access {
     token: Secret,
     token_type: Cow<'static, str>,
-    scopes: Box<[Box<str>]>,
+    /// Sorted, with a space between two (RFC 6749 section 3.3): one place in memory, not one for each.
+    scopes: Box<str>,
     resource: Option<Box<str>>,
     expiry: Expiry,
 }
@@ -76,13 +78,17 @@ impl AccessToken {
         self
     }
 
-    /// The scopes it carries. Order and repetition do not matter.
+    /// The scopes it carries. Order and repetition do not matter; a text with spaces is several (RFC 6749 section 3.3).
     #[must_use]
     pub fn with_scopes<T: AsRef<str>>(self, scopes: impl IntoIterator<Item = T>) -> Self {
-        let mut scopes: Vec<Box<str>> = scopes.into_iter().map(|s| s.as_ref().into()).collect();
+        let texts: Vec<T> = scopes.into_iter().collect();
+        let mut scopes: Vec<&str> = texts
+            .iter()
+            .flat_map(|text| text.as_ref().split_ascii_whitespace())
+            .collect();
         scopes.sort_unstable();
         scopes.dedup();
-        self.change(|access| access.scopes = scopes.into())
+        self.change(|access| access.scopes = scopes.join(" ").into())
     }
 
     /// The resource (RFC 8707) it is for.
@@ -127,7 +133,7 @@ impl AccessToken {
 
     /// The scopes it carries, sorted.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
-        self.0.scopes.iter().map(AsRef::as_ref)
+        self.0.scopes.split_ascii_whitespace()
     }
 
     /// The resource it is for, where one was asked for.
@@ -173,10 +179,7 @@ impl AccessToken {
     }
 
     pub(crate) fn has_scope(&self, scope: &str) -> bool {
-        self.0
-            .scopes
-            .binary_search_by(|have| have.as_ref().cmp(scope))
-            .is_ok()
+        self.scopes().any(|have| have == scope)
     }
 
     fn replaces(&self, other: &Self) -> bool {
@@ -213,7 +216,7 @@ pub struct TokenSet {
     pub(crate) refresh_token: Option<Arc<Secret>>,
     pub(crate) id_token: Option<IdToken>,
     /// The one of the sign-in first, the latest of the others last.
-    pub(crate) access_tokens: Vec<AccessToken>,
+    pub(crate) access_tokens: SmallVec<[AccessToken; 1]>,
 }
 
 impl TokenSet {
@@ -393,6 +396,9 @@ mod tests {
         assert!(token.covers(&[], None));
         assert!(!token.covers(&["a", "c"], None));
         assert!(!token.covers(&["a"], Some("https://api")));
+        assert!(!token.covers(&["a b"], None) && !token.covers(&[""], None));
+        let same = AccessToken::bearer("t").with_scopes(["b  a"]);
+        assert!(same.replaces(&token) && same.scopes().eq(["a", "b"]));
     }
 
     #[test]

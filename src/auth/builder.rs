@@ -27,6 +27,9 @@ use super::Auth;
 /// Most front-channel logouts that wait for a token store that is away: they come from strangers, too.
 const MAX_FRONT_CHANNEL_WAITING: usize = 1024;
 
+/// Most back-channel calls that wait for the provider's keys, each with a token in memory: they come from strangers, too.
+const MAX_BACK_CHANNEL_WAITING: usize = 256;
+
 /// Builds an [`Auth`].
 #[must_use]
 pub struct AuthBuilder {
@@ -199,6 +202,15 @@ impl AuthBuilder {
         self
     }
 
+    /// How often the store is asked for sign-ins whose idle or absolute time is up, from a second to a year: so long after the
+    /// end their hooks are called at the latest, and later by what hooks take where more than 256 end at once. Whom nobody asks
+    /// about is not served meanwhile: requests, the status and [`Account::ended`](crate::Account::ended) go by the exact time.
+    /// Default: 15 s, which costs next to nothing.
+    pub fn sweep_every(mut self, pause: Duration) -> Self {
+        self.config.sweep_every = pause;
+        self
+    }
+
     /// How long before its end an access token is no longer handed out but refreshed. Default: 60 s, for clocks that differ and
     /// for the time a request takes.
     pub fn expiry_margin(mut self, margin: Duration) -> Self {
@@ -364,6 +376,20 @@ impl AuthBuilder {
         self
     }
 
+    /// The path that tells scripts how long the user stays signed in, and prolongs that; see [`Auth::status_url`]. Default:
+    /// `/signout/status`.
+    pub fn status_path(mut self, path: impl Into<String>) -> Self {
+        self.config.paths.status = path.into();
+        self
+    }
+
+    /// How long before its end the [status](Auth::status_url) tells a page to warn the user. Default: 60 s, which is time to read and to
+    /// decide. Zero: never.
+    pub fn warn_before(mut self, before: Duration) -> Self {
+        self.config.warn_before = before;
+        self
+    }
+
     /// The path that the provider posts logout tokens to (Back-Channel Logout section 2.5). Default: `/signout/backchannel`.
     pub fn back_channel_path(mut self, path: impl Into<String>) -> Self {
         self.config.paths.back_channel = path.into();
@@ -454,6 +480,7 @@ impl AuthBuilder {
             pages: self.pages,
             sign_in_label: self.sign_in_label,
             front_channel_waiting: Arc::new(Semaphore::new(MAX_FRONT_CHANNEL_WAITING)),
+            back_channel_waiting: Semaphore::new(MAX_BACK_CHANNEL_WAITING),
         })))
     }
 }
@@ -486,6 +513,7 @@ fn check_durations(config: &Config) -> Result<(), ConfigError> {
         ("absolute_lifetime", config.lifetimes.absolute),
         ("sign_in_timeout", config.pending_sign_in),
         ("sign_out_timeout", config.pending_sign_out),
+        ("sweep_every", config.sweep_every),
     ];
     for (what, value) in all {
         if value < Duration::from_secs(1) || value > YEAR {

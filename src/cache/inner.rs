@@ -67,6 +67,13 @@ pub(crate) struct NewSignIn {
     pub(crate) started: Started,
 }
 
+/// Whether a request counts as a use of its sign-ins, which prolongs their idle time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Noted,
+    None,
+}
+
 /// Why a sign-in was not put into the cache.
 #[derive(Debug)]
 pub(crate) enum SignInError {
@@ -123,14 +130,14 @@ impl Drop for Inner {
 
 impl Cache {
     pub(crate) fn new(parts: CacheParts) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new_cyclic(|cache| Inner {
             store: Arc::new(Bounded(parts.store)),
             clock: parts.clock,
             providers: parts.providers,
             hooks: parts.hooks,
             config: parts.config,
             tasks: TaskTracker::new(),
-            live: Registry::new(),
+            live: Registry::new(cache.clone()),
             pending: PendingEvictions::default(),
             outbox: Arc::new(Notify::new()),
             stopped: CancellationToken::new(),
@@ -203,6 +210,15 @@ impl Cache {
 
     /// Opens the sign-ins that a session holds, in one round trip.
     pub(crate) async fn open(&self, locators: &[Locator]) -> Result<Vec<Opened>, StoreError> {
+        self.open_for(locators, Use::Noted).await
+    }
+
+    /// [`open`](Self::open), for a request that is or is not a use of them.
+    pub(crate) async fn open_for(
+        &self,
+        locators: &[Locator],
+        used: Use,
+    ) -> Result<Vec<Opened>, StoreError> {
         self.start_background();
         // The flags first: an eviction that this load does not see then finds them.
         let flags: SmallVec<[_; 2]> = locators
@@ -227,8 +243,9 @@ impl Cache {
                         opened.push(Opened::Dead(Some(cause)));
                         continue;
                     }
-                    if stored.touch_due {
-                        self.touch(flag.address()).await;
+                    if stored.touch_due && used == Use::Noted {
+                        // In a box: at most once a minute, and what every request carries around stays small.
+                        Box::pin(self.touch(flag.address())).await;
                     }
                     Opened::Live(SignIn::new(self.clone(), flag, stored, sent))
                 }
@@ -275,7 +292,7 @@ impl Cache {
         };
         let selectors = selectors(&new.account, &new.client_id, !config.identity.is_empty());
         let entry = Arc::new(Entry {
-            account: new.account,
+            account: new.account.detached(),
             client_id: new.client_id,
             tokens,
             lifetimes: config.lifetimes,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::Notify;
 
+use super::inner::Inner;
 use super::refresh::Flights;
 use crate::cause::Cause;
 use crate::id::{AccountHash, Address, Selector, SignInId};
@@ -41,6 +42,7 @@ impl Hasher for IdHasher {
 #[derive(Debug)]
 pub(crate) struct Registry {
     stripes: Box<[Mutex<Stripe>]>,
+    cache: Weak<Inner>,
 }
 
 /// Says whether one sign-in has ended; shared by all requests of this node that loaded it.
@@ -57,9 +59,10 @@ pub(crate) struct Flag {
 }
 
 impl Registry {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(super) fn new(cache: Weak<Inner>) -> Arc<Self> {
         Arc::new(Self {
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            cache,
         })
     }
 
@@ -144,6 +147,9 @@ impl Flag {
     /// What was loaded of the sign-in, for [`Registry::end_selected`].
     pub(super) fn note(&self, stored: &Stored) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.ended() {
+            return;
+        }
         if known
             .as_ref()
             .is_none_or(|known| known.generation < stored.generation)
@@ -155,6 +161,13 @@ impl Flag {
     pub(super) fn end(&self, cause: Cause) {
         let _ = self.cause.set(cause);
         self.ended.store(true, Ordering::SeqCst);
+        // Whoever waits for the end may keep the flag for long: not the tokens with it.
+        let known = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(known);
         self.changed.notify_waiters();
     }
 
@@ -172,8 +185,13 @@ impl Flag {
         self.ended.load(Ordering::SeqCst)
     }
 
-    /// Waits until it has, and says why.
-    pub(crate) async fn wait(&self) -> Cause {
+    /// Whose it is, as long as that is there.
+    pub(super) fn cache(&self) -> Weak<Inner> {
+        self.registry.cache.clone()
+    }
+
+    /// Waits until this node has ended it, and says why.
+    pub(super) async fn wait(&self) -> Cause {
         loop {
             let changed = self.changed.notified();
             if self.ended() {
@@ -210,7 +228,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_eviction_reaches_all_holders_and_leaves_nothing_behind() {
-        let registry = Registry::new();
+        let registry = Registry::new(Weak::new());
         let address = address(b"a");
         let (one, two) = (registry.enter(address), registry.enter(address));
         assert_eq!(registry.len(), 1);
@@ -223,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_account_ends_but_for_the_one_that_stays() {
-        let registry = Registry::new();
+        let registry = Registry::new(Weak::new());
         let (one, two, other) = (address(b"a"), address(b"a"), address(b"b"));
         let flags = [one, two, other].map(|address| registry.enter(address));
         registry.end_account(&one.account, Some(&two.id), Cause::SignOutOthers);

@@ -7,6 +7,7 @@ mod answer;
 mod bounded;
 mod close;
 mod conclude;
+mod ended;
 mod evict;
 mod inner;
 mod live;
@@ -14,7 +15,9 @@ mod opened;
 mod pending;
 mod refresh;
 mod revoke;
+mod time_left;
 
 pub(crate) use self::evict::{Evicted, Order};
-pub(crate) use self::inner::{Cache, CacheParts, NewSignIn};
+pub(crate) use self::inner::{Cache, CacheParts, NewSignIn, Use};
 pub(crate) use self::opened::{Opened, SignIn};
+pub use self::time_left::TimeLeft;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::inner::Cache;
 use super::live::Flag;
 use crate::account::Account;
@@ -69,7 +71,7 @@ pub(super) fn pick<'t>(
     margin: Duration,
 ) -> Option<&'t AccessToken> {
     let usable = |token: &&AccessToken| token.is_fresh_at(now, margin);
-    let scopes: Vec<&str> = scopes
+    let scopes: SmallVec<[&str; 4]> = scopes
         .iter()
         .copied()
         .filter(|scope| !IDENTITY_SCOPES.contains(scope))
@@ -114,6 +116,15 @@ impl SignIn {
         self.entry().account.clone()
     }
 
+    /// The account as the app gets it: it can wait for the sign-in's end.
+    pub(crate) fn watched_account(&self) -> Account {
+        self.account().of_sign_in(self.0.flag.clone())
+    }
+
+    pub(super) fn cache(&self) -> &Cache {
+        &self.0.cache
+    }
+
     pub(crate) fn address(&self) -> Address {
         self.0.flag.address()
     }
@@ -122,9 +133,9 @@ impl SignIn {
         self.0.flag.ended()
     }
 
-    /// Waits until the sign-in ends on this node, and says why.
+    /// Waits until the sign-in ends, and says why.
     pub(crate) async fn ended(&self) -> Cause {
-        self.0.flag.wait().await
+        self.0.flag.until_ended().await
     }
 
     fn keep(&self, stored: Stored, at: Timestamp) {

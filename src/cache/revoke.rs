@@ -52,6 +52,14 @@ enum Sent {
 }
 
 impl Cache {
+    /// Starts the loops where there is a runtime already: what a store that outlives the process holds is then swept before the
+    /// first request.
+    pub(crate) fn start_if_possible(&self) {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            self.start_background();
+        }
+    }
+
     /// Starts the loops once there is a runtime to run them on. They end with the cache.
     pub(super) fn start_background(&self) {
         self.0.background.call_once(|| {

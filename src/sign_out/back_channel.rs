@@ -108,8 +108,14 @@ async fn verified(
     // Promise 7: the configuration says who may be believed.
     let provider = core.cache.provider(&issuer);
     let provider = provider.ok_or(Refusal::invalid("issuer"))?;
+    // Held for longer than a moment only while keys are fetched, which strangers can make any number of calls wait for (R26).
+    let Ok(_waiting) = core.back_channel_waiting.try_acquire() else {
+        return Err(Refusal::for_now("busy"));
+    };
     match provider.verify_logout_token(&token).await {
         Ok(token) => Ok(token),
+        // The provider may have begun to sign with a key that is not known here yet.
+        Err(VerifyError::NoNewerKeys(error)) => Err(Refusal::for_now(error.as_str())),
         Err(VerifyError::Refused(error)) => Err(Refusal::invalid(error.as_str())),
         Err(VerifyError::Unavailable(_)) => Err(Refusal::for_now("no_keys")),
     }
@@ -141,19 +147,17 @@ async fn once(
     let store = core.cache.store();
     let parts = [token.issuer(), token.client_id(), token.id()].map(str::as_bytes);
     let (name, holder) = (ClaimName::of("logout-token", &parts), OperationId::random());
+    let mut full = false;
     let claimed = match store.claim(&name, holder, HOLD).await {
         Ok(Claim::Held) => true,
         // Section 2.6: a token that was used is refused. One that another call works on is not done yet, so it cannot be
         // answered with 200 either.
         Ok(Claim::Taken) => return Err(Refusal::invalid("replayed")),
-        // R22: full means refuse.
-        Err(error) if error.kind() == StoreErrorKind::Full => {
-            return Err(Refusal::for_now("too_many_claims"));
-        }
-        // A5: a store that is away must not leave the tokens for good. Whether the token was used before cannot be told,
-        // so the eviction is the safe side, and the answer is not 200.
+        // A5: neither a store that is away nor one that others have filled must leave the tokens for good. Whether the token
+        // was used before cannot be told, so the eviction is the safe side, and the answer is not 200 (R22).
         Err(error) => {
             tracing::error!(%error, correlation_id, "a logout token could not be claimed");
+            full = error.kind() == StoreErrorKind::Full;
             false
         }
     };
@@ -165,6 +169,7 @@ async fn once(
                 .conclude_later(Cause::BackChannel, correlation_id, evicted);
             match claimed && pending == 0 {
                 true => Ok(()),
+                false if full => Err(Refusal::for_now("too_many_claims")),
                 false => Err(Refusal::for_now("store")),
             }
         }

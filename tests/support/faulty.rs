@@ -87,6 +87,7 @@ pub const ALL: &[&str] = &[
 pub struct FaultyStore {
     pub inner: Arc<MemoryTokenStore>,
     pub faults: Faults,
+    shared: bool,
 }
 
 impl FaultyStore {
@@ -98,7 +99,14 @@ impl FaultyStore {
         Self {
             inner: Arc::new(f(MemoryTokenStore::builder()).build().unwrap()),
             faults: Faults::default(),
+            shared: false,
         }
+    }
+
+    /// As one that other nodes work on as well.
+    pub fn shared(mut self) -> Self {
+        self.shared = true;
+        self
     }
 
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
@@ -115,7 +123,7 @@ macro_rules! faulty {
         #[async_trait]
         impl TokenStore for FaultyStore {
             fn is_shared(&self) -> bool {
-                self.inner.is_shared()
+                self.shared
             }
             $(async fn $name(&self, $($arg: $type),*) -> Result<$answer> {
                 match self.faults.of(stringify!($name)) {
