@@ -219,7 +219,8 @@ impl AuthBuilder {
     }
 
     /// How long a user may take at the provider to sign in, from a second to a year. Default: 1 h, for those who have to reset
-    /// a password on the way. What a sign-out everywhere leaves behind to refuse such sign-ins is kept for as long.
+    /// a password on the way. What a sign-out everywhere leaves behind to refuse such sign-ins is kept for as long, so a sign-in
+    /// that takes longer is refused, that of an app with a [ticket](crate::Ticket) too.
     pub fn sign_in_timeout(mut self, limit: Duration) -> Self {
         self.config.pending_sign_in = limit;
         self
