@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::Method;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -18,11 +18,11 @@ use axum_signout::store::{
     Downstream, MemoryTokenStore, Removal, RetainedTokens, RevokeRule, TokenStore,
 };
 use axum_signout::testing::{
-    Endpoint, Fault, IdTokenFault, Page, TestBrowser, TestClient, TestProvider,
+    Endpoint, Fault, IdTokenFault, JwtBuilder, Page, TestBrowser, TestClient, TestProvider,
 };
 use axum_signout::{
     AccessToken, Account, Auth, Cause, ClientAuth, EndSessionRequest, Error, IdToken, LongUrl,
-    OperationId, SignOut, TokenHash, TokenSet, Tokens,
+    OperationId, SignIns, SignOut, TokenHash, TokenSet, Tokens,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -160,6 +160,18 @@ fn show(answer: &Result<AccessToken, Error>) {
     }
 }
 
+/// Lists a user's sign-ins, and ends some.
+async fn sign_ins(sign_ins: SignIns, which: Option<Path<String>>) -> String {
+    let mut said = format!("{sign_ins:?} {:?}", sign_ins.list().await);
+    match which.as_ref().map(|which| which.as_str()) {
+        Some("others") => said += &format!("{:?}", sign_ins.end_others().await),
+        Some(_) => said += &format!("{:?}", sign_ins.end_all().await),
+        None => {}
+    }
+    tracing::info!("{said}");
+    said
+}
+
 async fn leave(sign_out: SignOut, Json(hint): Json<Option<String>>) -> axum_signout::SignedOut {
     tracing::info!("{sign_out:?}");
     let mut request = EndSessionRequest::new().state("of-the-app-itself");
@@ -193,6 +205,8 @@ impl Stage {
         let routes = Router::new()
             .route("/note", get(note))
             .with_state(seen.clone())
+            .route("/sign-ins", get(sign_ins))
+            .route("/sign-ins/{which}", get(sign_ins))
             .route("/go", post(leave));
         let (of_auth, of_store) = (clock.clone(), store.clone());
         let method = match auth {
@@ -220,7 +234,9 @@ impl Stage {
                     );
                     Err::<(), _>("a hook that fails")
                 })
-                .on_evict(|_| async { panic_of_a_hook() });
+                .on_evict(|_| async { panic_of_a_hook() })
+                .on_sign_out(|report| async move { tracing::info!("{report:?}") })
+                .sign_in_label(|request| Some(format!("{:?}", request.headers.get("user-agent"))));
             let auth = if long {
                 auth.long_url(10, LongUrl::FormPost)
             } else {
@@ -233,6 +249,7 @@ impl Stage {
         let app = setup
             .start_with(&issuer, |base| {
                 let client = TestClient::new(CLIENT).secret(SECRET).app(base);
+                let client = client.backchannel_logout_uri(format!("{base}/signout/backchannel"));
                 provider.add_client(client.auth_method(method));
             })
             .await;
@@ -438,6 +455,92 @@ impl Stage {
         self.done(browser);
     }
 
+    /// By the provider, and by the user from another browser.
+    async fn logouts_from_elsewhere(&mut self) {
+        let bad: [fn(JwtBuilder) -> JwtBuilder; 8] = [
+            JwtBuilder::unsigned,
+            JwtBuilder::bad_signature,
+            JwtBuilder::unpublished_key,
+            JwtBuilder::hs256,
+            |token| token.claim("nonce", Value::Null),
+            |token| token.claim("iss", "https://elsewhere.example"),
+            |token| token.claim("sub", "somebody-else"),
+            |token| token.without("events"),
+        ];
+        let mut browser = self.signed_in().await;
+        let sid = self.sid();
+        let token = |stage: &Self| {
+            stage
+                .provider
+                .logout_token(CLIENT)
+                .claim("sid", sid.clone())
+        };
+        for bad in bad {
+            let token = bad(token(self)).sign();
+            let call = self.provider.post_logout_token(CLIENT, &token).await;
+            assert_eq!(call.status.map(|s| s.as_u16()), Some(400));
+            self.keep(&token);
+        }
+        let token = token(self).sign();
+        self.keep(&token);
+        for expected in [200, 400] {
+            let call = self.provider.post_logout_token(CLIENT, &token).await;
+            assert_eq!(call.status.map(|s| s.as_u16()), Some(expected));
+        }
+        self.app.get(&mut browser, "/note").await;
+        self.done(browser);
+
+        for path in [
+            "/signout/frontchannel?sid=",
+            "/signout/frontchannel?iss=x&sid=",
+        ] {
+            let mut browser = self.signed_in().await;
+            let sid = self.sid();
+            let issuer = self.provider.issuer().to_owned();
+            let path = format!("{path}{sid}").replace("iss=x", &format!("iss={issuer}"));
+            self.app.get(&mut browser, &path).await;
+            self.app.get(&mut browser, "/note").await;
+            self.done(browser);
+        }
+
+        let mut here = self.signed_in().await;
+        let there = self.signed_in().await;
+        for method in [Method::GET, Method::POST] {
+            let status = self.app.url("/signout/status");
+            here.fetch(method, status).await.unwrap();
+        }
+        for path in ["/sign-ins", "/sign-ins/others", "/sign-ins/all"] {
+            self.app.get(&mut here, path).await;
+        }
+        self.app.get(&mut here, "/signout/resume").await;
+        self.done(here);
+        self.done(there);
+
+        let mut interrupted = self.signed_in().await;
+        interrupted
+            .post_form(self.app.url("/signout"), &[])
+            .await
+            .unwrap();
+        self.app.get(&mut interrupted, "/signout/resume").await;
+        interrupted
+            .fetch(Method::POST, self.app.url("/signout/resume"))
+            .await
+            .unwrap();
+        self.done(interrupted);
+    }
+
+    /// Of the browser that was signed in last.
+    fn sid(&self) -> String {
+        let held = self.seen.held.lock().unwrap();
+        let account = held.last().unwrap().account();
+        account.sid().unwrap().to_owned()
+    }
+
+    /// What this test made by hand.
+    fn keep(&self, token: &str) {
+        self.seen.secrets.lock().unwrap().insert(token.to_owned());
+    }
+
     /// What an app, or a store of somebody's own, could print.
     async fn values(&mut self) {
         let browser = self.signed_in().await;
@@ -591,6 +694,7 @@ async fn no_secret_is_in_a_trace_or_a_response_a11() {
         stage.sign_ins_that_fail().await;
         stage.refreshes_that_fail().await;
         stage.sign_outs().await;
+        stage.logouts_from_elsewhere().await;
         stage.values().await;
         stage.pass(3 * 3600);
         stage.app.auth.evict_due().await.unwrap();
