@@ -85,8 +85,8 @@ pub(crate) fn logout_token_of(headers: &HeaderMap, body: Option<&[u8]>) -> Resul
     }
 }
 
-/// One field of a form. What has nothing to decode, as a token never has, is taken as it stands: a decoder goes through it byte
-/// by byte several times, which takes a quarter as long as the signature.
+/// One field of a form. What has nothing to decode, as a token never has, is taken as it stands: the decoder goes through it byte
+/// by byte several times.
 fn field(text: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
     if text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         return url::form_urlencoded::parse(text.as_bytes()).next();
