@@ -1476,7 +1476,10 @@ async fn two_accounts() -> (
     let store = FaultyStore::new();
     let for_auth = store.clone();
     let (given, handles) = tokio::sync::mpsc::unbounded_channel();
-    let later = move |sign_out: SignOut| std::future::ready(drop(given.send(sign_out)));
+    let later = move |sign_out: SignOut| {
+        given.send(sign_out).unwrap();
+        std::future::ready(())
+    };
     let app = Setup::new()
         .auth(move |auth| auth.store(for_auth))
         .routes(Router::new().route("/later", axum::routing::get(later)))
