@@ -133,7 +133,8 @@ impl Auth {
     }
 
     /// Where scripts ask how long the user stays signed in. `GET` is no use of the sign-in, so a page can poll it; `POST` is, like
-    /// any other request, and takes requests of this origin only. Neither sends the session's cookie again. Both answer alike:
+    /// any other request, and takes requests of this origin only. Neither sends the session's cookie again, unless it finds that one of several accounts has
+    /// ended: the others then move to a new session, as with any request. Both answer alike:
     ///
     /// ```json
     /// {

@@ -41,6 +41,8 @@ pub(crate) struct Effects {
     /// The request's cookie names a session that is not there, or no longer; perhaps because another response is about to
     /// bring the browser a new one, which its removal would take away.
     pub(crate) keep_cookie: Option<KeepSessionCookie>,
+    /// The response is on its way: what comes now, from its body or a socket, brings the browser no cookie.
+    pub(crate) answered: bool,
 }
 
 /// What kind of answer the client understands.

@@ -4,7 +4,7 @@
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::error::{Error, ErrorKind};
-use crate::id::{AccountHash, Selector, SignInId};
+use crate::id::{AccountHash, Address, OperationId, Selector, SignInId};
 use crate::report::{HookStatus, SignOutReport};
 
 /// One more of a counter. Names and labels are texts of this crate, never of a request or a provider: their number is bounded.
@@ -188,8 +188,42 @@ pub(crate) fn signed_out(report: &SignOutReport) {
     );
 }
 
-/// A provider's back-channel call was answered with 200, or with 400 for this reason.
-pub(crate) fn logout_token(refused: Option<&'static str>, correlation_id: &str) {
+/// A session came back whose sign-in has ended meanwhile: the request is anonymous, and the session's data goes.
+pub(crate) fn session_found_ended(of: &Address, cause: Option<Cause>) {
+    tracing::info!(
+        target: "axum_signout::session",
+        account = %of.account,
+        sign_in = %of.id,
+        cause = cause.map(Cause::as_str),
+        outcome = "emptied",
+        "the session's sign-in has ended"
+    );
+}
+
+/// What the provider made of a token that the outbox held.
+pub(crate) fn revocation(item: OperationId, hint: &'static str, outcome: &'static str) {
+    count("axum_signout_revocations_total", &[("outcome", outcome)]);
+    macro_rules! event {
+        ($level:ident) => {
+            tracing::$level!(
+                target: "axum_signout::revocation",
+                %item,
+                hint,
+                outcome,
+                "revocation"
+            )
+        };
+    }
+    match outcome {
+        "done" => event!(info),
+        "unsupported" | "no endpoint" => event!(debug),
+        _ => event!(warn),
+    }
+}
+
+/// A provider's back-channel call was answered with 200, or with 400 for this reason. `signed`: by the provider, so that it was
+/// no stranger's.
+pub(crate) fn logout_token(refused: Option<&'static str>, signed: bool, correlation_id: &str) {
     let name = "axum_signout_logout_tokens_total";
     match refused {
         None => {
@@ -203,13 +237,22 @@ pub(crate) fn logout_token(refused: Option<&'static str>, correlation_id: &str) 
         }
         Some(reason) => {
             count(name, &[("outcome", "refused"), ("reason", reason)]);
-            tracing::warn!(
-                target: "axum_signout::back_channel",
-                correlation_id,
-                outcome = "refused",
-                reason,
-                "logout token refused"
-            );
+            macro_rules! event {
+                ($level:ident) => {
+                    tracing::$level!(
+                        target: "axum_signout::back_channel",
+                        correlation_id,
+                        outcome = "refused",
+                        reason,
+                        "logout token refused"
+                    )
+                };
+            }
+            // Anyone can send what no provider has signed, any number of times: not a reason to fill a log.
+            match signed {
+                true => event!(warn),
+                false => event!(debug),
+            }
         }
     }
 }
@@ -233,6 +276,15 @@ pub(crate) fn front_channel(outcome: &'static str, reason: &'static str) {
         "ignored" | "refused" => event!(debug),
         _ => event!(info),
     }
+}
+
+/// Another site asked for a sign-in to be prolonged.
+pub(crate) fn prolonging_refused() {
+    tracing::info!(
+        target: "axum_signout::session",
+        outcome = "refused",
+        "a request of another site to prolong a sign-in was refused"
+    );
 }
 
 /// A sign-out that another site asked for.
@@ -269,14 +321,33 @@ impl Named<'_> {
     }
 }
 
-/// The store has not confirmed an eviction: this node holds the tokens back, and tries again.
+/// What becomes of an eviction that the store has not confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retried {
+    /// This node holds the tokens back, and tries again.
+    New,
+    /// As it does already, for an earlier one that means the same.
+    Joined,
+    /// Too many are pending.
+    No,
+}
+
+/// The store has not confirmed an eviction.
 pub(crate) fn eviction_pending(
     of: Named<'_>,
     cause: Cause,
     correlation_id: &str,
     error: &dyn std::fmt::Display,
+    retried: Retried,
 ) {
-    pending_evictions(1.0);
+    let outcome = match retried {
+        Retried::New => {
+            pending_evictions(1.0);
+            "pending"
+        }
+        Retried::Joined => "pending",
+        Retried::No => "not retried",
+    };
     tracing::error!(
         target: "axum_signout::eviction",
         account = of.account(),
@@ -284,7 +355,7 @@ pub(crate) fn eviction_pending(
         %cause,
         correlation_id,
         %error,
-        outcome = "pending",
+        outcome,
         "eviction pending"
     );
 }

@@ -18,9 +18,13 @@ pub struct SignOutReport {
     pub correlation_id: String,
     /// The sign-ins whose tokens left the cache.
     pub evicted: Vec<EvictedSignIn>,
-    /// Sign-ins whose eviction the store did not confirm: this node serves their tokens no more and goes on trying. Their hooks
-    /// are called once it has, and what left then is reported once more, under the same correlation id.
+    /// Evictions that the store did not confirm, each of one sign-in or of all that an account or a session at the provider has: this
+    /// node serves their tokens no more and goes on trying. Hooks are called once it has, and what left then is reported once more,
+    /// under the same correlation id, or under that of an earlier sign-out that waits for the same.
     pub pending: usize,
+    /// How many of those are *not* tried again, because 100,000 different ones are pending on this node already. What requests hold
+    /// at this moment ends; a request that comes later is served as long as the store has the sign-in. To be sent again.
+    pub not_retried: usize,
     /// What became of the session.
     pub session: SessionOutcome,
     /// How each hook ended.
@@ -38,6 +42,7 @@ impl SignOutReport {
             correlation_id,
             evicted: Vec::new(),
             pending: 0,
+            not_retried: 0,
             session: SessionOutcome::None,
             hooks: Vec::new(),
             revocation: Revocation::None,
@@ -85,7 +90,8 @@ pub struct EvictedSignIn {
 pub enum SessionOutcome {
     /// There was none, or it goes on with a sign-in that took this one's place.
     None,
-    /// Its browser did not ask for this: its data goes, and its cookie is removed, with its next request.
+    /// Its browser did not ask for this, or had its answer already, as that of a WebSocket has: its data goes, and its cookie is
+    /// removed or replaced, with its next request.
     AtNextRequest,
     /// Its data is gone and its cookie removed.
     Ended,

@@ -63,7 +63,7 @@ impl Auth {
         let prolong = post(prolong).layer(
             core.csrf
                 .clone()
-                .with_rejection_response(move |_| refused(&*pages)),
+                .with_rejection_response(move |_| not_prolonged(&*pages)),
         );
         let status = prolong.get(status);
         Router::new()
@@ -119,6 +119,11 @@ fn no_store_of(mut response: Response) -> Response {
 
 fn forbidden(pages: &dyn Pages) -> Response {
     events::sign_out_refused();
+    refused(pages)
+}
+
+fn not_prolonged(pages: &dyn Pages) -> Response {
+    events::prolonging_refused();
     refused(pages)
 }
 

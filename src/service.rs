@@ -19,11 +19,12 @@ use crate::cache::{Opened, Order, SignIn, Use};
 use crate::cause::Cause;
 use crate::cookie_fix::KeepSessionCookie;
 use crate::core::Core;
-use crate::current::{Asks, Current};
+use crate::current::{Asks, Current, Effects};
 use crate::error::{Error, ErrorKind, Wanted};
+use crate::events;
 use crate::id::Address;
 use crate::report::SessionOutcome;
-use crate::session::{AnySession, SessionId};
+use crate::session::{AnySession, SessionData, SessionId};
 use crate::sign_in::ask_for;
 use crate::sign_out::{end_session, renew_session};
 use crate::store::Target;
@@ -181,12 +182,7 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
             Opened::Live(sign_in) => live.push(sign_in),
             Opened::Moved => moved = true,
             Opened::Dead(cause) => {
-                tracing::info!(
-                    target: "axum_signout::session",
-                    sign_in = %locator.address.id,
-                    cause = cause.map(Cause::as_str),
-                    "the session's sign-in has ended"
-                );
+                events::session_found_ended(&locator.address, cause);
                 ended = cause.or(ended);
             }
         }
@@ -294,9 +290,12 @@ async fn evict_what_left(current: &Current) {
     let Some(session) = current.session() else {
         return;
     };
-    // If it cannot be read, what it holds is not known.
-    let Ok(held) = session.sign_ins().await else {
-        return;
+    let held = match session.sign_ins().await {
+        Ok(held) => held,
+        // What somebody else wrote opens nothing.
+        Err(error) if error.is_garbage() => SessionData::default(),
+        // If it cannot be read, what it holds is not known.
+        Err(_) => return,
     };
     let live = current.opened().iter().filter(|one| !one.has_ended());
     // Those that the token store could not open have left as well; they are evicted when it is back.
@@ -317,7 +316,11 @@ pub(crate) fn finish<B: Default>(current: &Current, response: &mut Response<B>) 
     let core = current.core();
     let signed_in = !current.opened().is_empty();
     send_to_sign_in(current, response);
-    let effects = std::mem::take(&mut *current.effects());
+    let answered = Effects {
+        answered: true,
+        ..Effects::default()
+    };
+    let effects = std::mem::replace(&mut *current.effects(), answered);
     let headers = response.headers_mut();
     // R13: a modified session means that its cookie is set or removed.
     let cookie = current.session().is_some_and(AnySession::is_modified);

@@ -125,12 +125,20 @@ impl AnySession {
         })
     }
 
-    /// The sign-ins that the session's data names; none if there is nothing, or nothing that this version wrote.
+    /// The sign-ins that the session's data names; none if there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// The session could not be loaded; or something is there that this version did not write: another version, before a
+    /// rollback. Whose the rest of the data is cannot be told then, so it counts as [garbage](SessionError::is_garbage).
     pub(crate) async fn sign_ins(&self) -> Result<SessionData, SessionError> {
-        let value = self.get(SessionData::KEY).await?;
-        Ok(value
-            .and_then(|value| SessionData::decode(&value))
-            .unwrap_or_default())
+        match self.get(SessionData::KEY).await? {
+            None => Ok(SessionData::default()),
+            Some(value) => SessionData::decode(&value).ok_or(SessionError {
+                operation: "read",
+                reason: Reason::Foreign,
+            }),
+        }
     }
 
     /// Puts sign-ins into the session's data; without any the key goes.
@@ -171,9 +179,9 @@ pub(crate) struct SessionError {
 }
 
 impl SessionError {
-    /// What the store holds is not a session: no second try will read it.
+    /// What the store holds is not a session, or not one of this version: no second try will read it.
     pub(crate) fn is_garbage(self) -> bool {
-        self.reason == Reason::Decode
+        matches!(self.reason, Reason::Decode | Reason::Foreign)
     }
 }
 
@@ -187,6 +195,7 @@ enum Reason {
     Encode,
     Decode,
     Backend,
+    Foreign,
 }
 
 impl fmt::Display for SessionError {
@@ -196,6 +205,7 @@ impl fmt::Display for SessionError {
             Reason::Encode => "the session store could not encode it",
             Reason::Decode => "the session store could not decode it",
             Reason::Backend => "the session store failed",
+            Reason::Foreign => "another version of this crate has written it",
         };
         write!(f, "could not {} the session: {reason}", self.operation)
     }

@@ -114,6 +114,7 @@ impl SignIns {
     ///
     /// * [`ErrorKind::NotSignedIn`]: the sign-in of this session has ended. Nothing was changed.
     /// * [`ErrorKind::StoreUnavailable`]: whether it is one of the account's cannot be told. Nothing was changed.
+    /// * [`ErrorKind::Internal`]: it was stopped halfway, by a panic or the end of the process. What was done holds.
     pub async fn end(&self, id: SignInId) -> Result<SignOutReport, Error> {
         self.still_signed_in().await?;
         if id == self.sign_in.address().id {
@@ -144,7 +145,9 @@ impl SignIns {
     /// A store that does not answer is no error: the report counts it as [pending](SignOutReport::pending).
     ///
     /// # Errors
-    /// [`ErrorKind::NotSignedIn`]: the sign-in of this session has ended. Nothing was changed.
+    ///
+    /// * [`ErrorKind::NotSignedIn`]: the sign-in of this session has ended. Nothing was changed.
+    /// * [`ErrorKind::Internal`], as with [`end`](Self::end).
     pub async fn end_others(&self) -> Result<SignOutReport, Error> {
         self.still_signed_in().await?;
         let Address { account, id } = self.sign_in.address();

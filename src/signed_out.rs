@@ -60,6 +60,9 @@ impl SignOut {
     ///
     /// Infallible: what could not be done is in the [report](SignedOut::report) and goes on being tried. The cookie's
     /// removal and the other headers are put on the response by the layer, whatever the handler answers.
+    ///
+    /// From a WebSocket or the body of a response it is too late for those, and the browser is sent nowhere. Of several accounts, the
+    /// others stay: their session is [emptied and renewed](crate::SessionOutcome::AtNextRequest) by its next request.
     pub async fn run(&self, request: EndSessionRequest) -> SignedOut {
         let outcome = sign_out(&self.current, &self.headers, request).await;
         SignedOut {

@@ -10,7 +10,7 @@ use axum_signout::testing::{Endpoint, Fault, TestBrowser, TestProvider};
 use axum_signout::{Auth, Cause};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use serde_json::json;
-use support::app::{App, Setup};
+use support::app::{App, Setup, send};
 use support::faulty::{Fail, FaultyStore};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::Layer;
@@ -39,6 +39,7 @@ impl<S: tracing::Subscriber> Layer<S> for Events {
         if event.metadata().target().starts_with("axum_signout::") {
             let mut fields = Fields::new();
             event.record(&mut Reader(&mut fields));
+            fields.insert("level", event.metadata().level().to_string());
             self.0.lock().unwrap().push(fields);
         }
     }
@@ -254,6 +255,36 @@ async fn refusals_and_failures_are_events_r44() {
     for name in expected {
         assert_eq!(counted[name], 1, "{name}: {counted:?}");
     }
+}
+
+/// What the provider has signed is worth a warning, what anyone can make up is not.
+#[tokio::test]
+async fn what_strangers_send_fills_no_log_r44() {
+    let watch = Watch::start();
+    let (provider, app) = at(|auth| auth).await;
+    let call = async |token: String| {
+        let form = [("content-type", "application/x-www-form-urlencoded")];
+        let body = format!("logout_token={token}");
+        let path = "/signout/backchannel";
+        send(&app.router, "POST", path, &form, &body).await.status
+    };
+    assert_eq!(call("made.up".into()).await, 400);
+    let event = watch.events.only("logout token refused");
+    let fields = ["level", "outcome", "reason"];
+    assert_eq!(picked(&event, &fields), ["DEBUG", "refused", "malformed"]);
+    let token = provider.logout_token(support::app::CLIENT);
+    let token = token.claim("sid", "nobody's").sign();
+    assert_eq!(call(token.clone()).await, 200);
+    assert_eq!(call(token).await, 400);
+    let event = watch.events.only("logout token refused");
+    assert_eq!(picked(&event, &fields), ["WARN", "refused", "replayed"]);
+
+    let cross_site = [("sec-fetch-site", "cross-site")];
+    send(&app.router, "POST", "/signout/status", &cross_site, "").await;
+    let event = watch
+        .events
+        .only("a request of another site to prolong a sign-in was refused");
+    assert_eq!(event["outcome"], "refused");
 }
 
 #[tokio::test]

@@ -855,6 +855,39 @@ async fn a_record_that_cannot_be_decoded_is_signed_out_and_ended() {
     assert_eq!(bench.get("/whoami", &cookie).await.body, "nobody");
 }
 
+/// After a rollback, say: what its user had in the session must not become the next one's.
+#[tokio::test]
+async fn a_session_of_another_version_is_ended_with_all_that_is_in_it() {
+    let routes = Router::new().route(
+        "/from-the-future",
+        get(|session: Session| async move {
+            session.insert("axum-signout", "2.x.y.z").await.unwrap();
+            session.insert("note", "ann's").await.unwrap();
+        }),
+    );
+    let note = |session: Session| async move {
+        let note: Option<String> = session.get("note").await.unwrap();
+        note.unwrap_or_default()
+    };
+    let routes = routes.route("/note", get(note));
+    for next in ["/note", "/plant/bob"] {
+        let bench = Bench::with(routes.clone(), |auth| auth);
+        let cookie = pair(&bench.get("/from-the-future", "").await);
+        let method = if next == "/note" { "GET" } else { "POST" };
+        let answer = send(&bench.router, method, next, &[("cookie", &*cookie)], "").await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        if next == "/note" {
+            assert_eq!(answer.body, "");
+            assert!(removes_cookie(&answer));
+        } else {
+            let bobs = pair(&answer);
+            assert_eq!(bench.get("/whoami", &bobs).await.body, "bob");
+            assert_eq!(bench.get("/note", &bobs).await.body, "");
+        }
+        assert_eq!(bench.get("/note", &cookie).await.body, "");
+    }
+}
+
 #[tokio::test]
 async fn malformed_cookies_are_nobodys() {
     let bench = Bench::new();

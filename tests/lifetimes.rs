@@ -558,6 +558,61 @@ async fn a_store_that_is_away_prolongs_nothing_for_whoever_waits_r42() {
     assert!(!waits(&mut ended).await);
 }
 
+/// As in a loop over several things to wait for, each time anew; the second time without an earlier look.
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_again_and_again_hears_of_the_end_while_the_store_is_away_r42() {
+    for looked in [true, false] {
+        let bench = Bench::new();
+        let cookie = bench.planted(&["ann"]).await;
+        let (account, _) = bench.held(&cookie).await;
+        if looked {
+            assert!(waits(&mut Box::pin(account.ended())).await);
+        }
+        let away = &["get", "due", "load"];
+        bench.store.faults.set(away, Fail::Unavailable);
+        for _ in 0..119 {
+            bench.clock.advance(MINUTE);
+            assert!(waits(&mut Box::pin(account.ended())).await, "{looked}");
+        }
+        bench.clock.advance(MINUTE + SECOND);
+        let over = waits(&mut Box::pin(account.ended())).await;
+        match looked {
+            true => assert!(!over),
+            // What is known is counted from the first wait, which began a minute late.
+            false => {
+                bench.clock.advance(MINUTE);
+                assert!(!waits(&mut Box::pin(account.ended())).await);
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_clock_is_ahead_ends_nothing_before_its_time_r42() {
+    let ahead = Arc::new(ManualClock::new());
+    ahead.advance(10 * MINUTE);
+    let of_store = Arc::new(ManualClock::new());
+    let store = FaultyStore::with_clock(of_store.clone()).shared();
+    let bench = Bench::over(store, ahead.clone(), |auth| auth);
+    let both = |by| {
+        ahead.advance(by);
+        of_store.advance(by);
+    };
+    let cookie = bench.planted(&["ann"]).await;
+    let (account, _) = bench.held(&cookie).await;
+    let mut ended = Box::pin(account.ended());
+    assert!(waits(&mut ended).await);
+    both(115 * MINUTE);
+    tokio::time::advance(5 * SECOND).await;
+    assert!(waits(&mut ended).await);
+    bench.store.faults.set(&["get"], Fail::Unavailable);
+    tokio::time::advance(5 * SECOND).await;
+    assert!(waits(&mut ended).await, "five minutes are left");
+    both(5 * MINUTE + SECOND);
+    tokio::time::advance(5 * SECOND).await;
+    assert!(!waits(&mut ended).await);
+}
+
 #[tokio::test]
 async fn waiting_is_no_use_and_saying_so_is_r42() {
     let bench = Bench::with(|auth| auth.absolute_lifetime(200 * MINUTE));

@@ -1464,6 +1464,94 @@ async fn a_client_that_goes_away_does_not_stop_a_sign_out() {
     assert!(sessions.record(&cookie).await.is_none());
 }
 
+/// An app whose `/later` gives its `SignOut` away, as a WebSocket's handler has it after its answer.
+async fn two_accounts() -> (
+    TestProvider,
+    App,
+    TestBrowser,
+    FaultyStore,
+    tokio::sync::mpsc::UnboundedReceiver<SignOut>,
+) {
+    let provider = TestProvider::start().await;
+    let store = FaultyStore::new();
+    let for_auth = store.clone();
+    let (given, handles) = tokio::sync::mpsc::unbounded_channel();
+    let later = move |sign_out: SignOut| {
+        given.send(sign_out).unwrap();
+        std::future::ready(())
+    };
+    let app = Setup::new()
+        .auth(move |auth| auth.store(for_auth))
+        .routes(Router::new().route("/later", axum::routing::get(later)))
+        .start(&provider)
+        .await;
+    let mut browser = TestBrowser::new();
+    app.sign_in(&mut browser, "alice").await;
+    app.sign_in(&mut browser, "bob").await;
+    (provider, app, browser, store, handles)
+}
+
+#[tokio::test]
+async fn one_account_of_two_signs_out_after_the_answer_and_the_other_stays_r4() {
+    let (provider, app, mut browser, _, mut handles) = two_accounts().await;
+    app.get(&mut browser, "/cart/book").await;
+    app.get(&mut browser, "/later").await;
+    let sign_out = handles.recv().await.unwrap();
+    let bob = Account::new(provider.issuer(), "bob");
+    let done = sign_out.run(EndSessionRequest::new().account(&bob)).await;
+    assert_eq!(done.report().session, SessionOutcome::AtNextRequest);
+    assert_eq!(done.report().evicted.len(), 1);
+    assert_eq!(app.get(&mut browser, "/whoami").await.body(), "alice");
+    let cart = app.get(&mut browser, "/cart/show").await;
+    assert_eq!(cart.body(), "", "bob's data is gone");
+    assert_eq!(app.get(&mut browser, "/whoami").await.body(), "alice");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_takes_no_account_along_that_stays_r4() {
+    let (provider, app, mut browser, store, _) = two_accounts().await;
+    let gate = Gate::new();
+    store.faults.set(&["remove"], Fail::Hold(gate.clone()));
+    let wanted = json!({ "account": "bob", "account_issuer": provider.issuer() });
+    let request = axum::http::Request::post("/leave")
+        .header("cookie", cookies(&browser))
+        .header("content-type", "application/json")
+        .body(axum::body::Body::from(wanted.to_string()))
+        .unwrap();
+    let running = tokio::spawn(app.router.clone().oneshot(request));
+    gate.arrived(1).await;
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    gate.open();
+    while sign_ins(&app).await > 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(app.get(&mut browser, "/whoami").await.body(), "alice");
+}
+
+/// Too late for its cookie: then nothing may be left under keys that nobody has.
+#[tokio::test]
+async fn a_client_that_goes_away_after_the_session_was_renewed_leaves_no_sign_in_behind_r4() {
+    let (provider, app, browser, store, _) = two_accounts().await;
+    let gate = Gate::new();
+    store.faults.set(&["rekey"], Fail::Hold(gate.clone()));
+    let wanted = json!({ "account": "bob", "account_issuer": provider.issuer() });
+    let request = axum::http::Request::post("/leave")
+        .header("cookie", cookies(&browser))
+        .header("content-type", "application/json")
+        .body(axum::body::Body::from(wanted.to_string()))
+        .unwrap();
+    let running = tokio::spawn(app.router.clone().oneshot(request));
+    gate.arrived(1).await;
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    gate.open();
+    app.auth.shutdown().await;
+    assert_eq!(sign_ins(&app).await, 0);
+    let causes: Vec<Cause> = app.seen().iter().map(|seen| seen.cause).collect();
+    assert_eq!(causes, [Cause::UserSignOut, Cause::SessionEnded]);
+}
+
 #[tokio::test]
 async fn a_script_signs_out_and_goes_on_by_itself_r11() {
     let (provider, app, mut browser) = signed_in(Setup::new()).await;

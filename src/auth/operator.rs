@@ -15,7 +15,8 @@ use crate::store::Target;
 ///
 /// The account is `Account::new(issuer, subject)`. Where [`account_identity`](crate::AuthBuilder::account_identity) is configured,
 /// it must have its claims: one that [`Tokens::account`](crate::Tokens::account) gave, or
-/// [`with_claims`](Account::with_claims) that hold the configured ones.
+/// [`with_claims`](Account::with_claims) that hold the configured ones. An account whose claims lack one of those is taken for one whose
+/// ID token lacks it too, which goes by issuer and subject: where that is not so, such as for a misspelt name, nothing is found.
 impl Auth {
     /// An account's sign-ins, newest first, in all of its sessions.
     ///
@@ -35,7 +36,9 @@ impl Auth {
     /// does not answer is no error: the report counts it as [pending](SignOutReport::pending).
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidRequest`], as with [`sign_ins_of`](Self::sign_ins_of). Nothing was changed.
+    ///
+    /// * [`ErrorKind::InvalidRequest`], as with [`sign_ins_of`](Self::sign_ins_of). Nothing was changed.
+    /// * [`ErrorKind::Internal`]: it was stopped halfway, by a panic or the end of the process. What was done holds.
     pub async fn end_sign_in(
         &self,
         account: &Account,

@@ -1,10 +1,12 @@
-//! A limit on how long the token store is waited for, whatever store it is.
+//! A limit on how long the token store is waited for, and on what a panic of it can do, whatever store it is.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use crate::clock::Timestamp;
@@ -21,17 +23,19 @@ use crate::token::AccessToken;
 /// How long one call may take before its outcome counts as unknown.
 const STORE_WAIT: Duration = Duration::from_secs(5);
 
-/// The app's store, with that limit on each call: one that hangs must not hang sign-ins, refreshes and sign-outs.
+/// The app's store, with that limit on each call: one that hangs must not hang sign-ins, refreshes and sign-outs, and one that
+/// panics must not stop them halfway.
 #[derive(Debug)]
 pub(super) struct Bounded(pub(super) Arc<dyn TokenStore>);
 
 async fn bounded<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    let unknown = |what| Err(StoreError::new(StoreErrorKind::Unknown, what));
+    // A sign-out must not end with a store's panic: what it was about to take out is held back, and tried again.
+    let call = AssertUnwindSafe(call).catch_unwind();
     match tokio::time::timeout(STORE_WAIT, call).await {
-        Ok(answer) => answer,
-        Err(_) => Err(StoreError::new(
-            StoreErrorKind::Unknown,
-            "the token store did not answer in time",
-        )),
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => unknown("the token store panicked"),
+        Err(_) => unknown("the token store did not answer in time"),
     }
 }
 
@@ -54,10 +58,21 @@ macro_rules! delegate {
             }
 
             $(async fn $name(&self, $($arg: $type),*) -> Result<$answer> {
-                bounded(self.0.$name($($arg),*)).await
+                bounded(async { self.0.$name($($arg),*).await }).await
             })*
         }
     };
 }
 
 operations!(delegate);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_that_panics_is_one_whose_outcome_is_not_known() {
+        let error = bounded::<()>(async { panic!("a store of a test") }).await;
+        assert_eq!(error.unwrap_err().kind(), StoreErrorKind::Unknown);
+    }
+}

@@ -26,11 +26,10 @@ impl Cache {
         match self.close(selector, &removal, correlation_id).await {
             Ok(evicted) => evicted,
             Err(error) => {
-                self.hold_back(Held::Closing(*selector), removal, correlation_id, &error);
-                Evicted {
-                    pending: 1,
-                    ..Evicted::default()
-                }
+                let held = Held::Closing(*selector);
+                let mut evicted = Evicted::default();
+                evicted.pending(self.hold_back(held, removal, correlation_id, &error));
+                evicted
             }
         }
     }
@@ -50,11 +49,10 @@ impl Cache {
                 continue;
             }
             // A store that hangs costs one long wait, not one for each chunk: the rest is left to the retries.
-            evicted.pending += some.len();
             let error = StoreError::new(StoreErrorKind::Unavailable, "the token store just failed");
             for member in some {
                 let held = Held::Target(Target::SignIn(*member));
-                self.hold_back(held, *removal, correlation_id, &error);
+                evicted.pending(self.hold_back(held, *removal, correlation_id, &error));
             }
         }
         Ok(evicted)
@@ -77,7 +75,7 @@ impl Cache {
         let evicted = self.evict(&orders, correlation_id).await;
         // Another node may have removed one first, and only the one that does is told of it.
         for member in members {
-            self.0.live.end(&member.id, removal.cause);
+            self.0.live.end(member, removal.cause);
         }
         evicted
     }
@@ -244,6 +242,9 @@ mod tests {
         assert_eq!(cause, Some(Cause::BackChannel));
         assert!(try_create(&cache, "ann", "s1").await.is_err());
         assert!(open(&cache, &other).await.is_ok());
+        let listed = cache.list(&held.address.account).await.unwrap();
+        let listed: Vec<Address> = listed.iter().map(|one| one.address).collect();
+        assert_eq!(listed, [other.address]);
         assert_eq!(cache.0.pending.count(), 1);
         // The clock of the test moves on by itself as soon as nothing else is left to do.
         while cache.0.pending.count() > 0 {

@@ -22,12 +22,24 @@ impl Cache {
         correlation_id: &str,
         evicted: Evicted,
     ) -> SignOutReport {
+        let session = match cause {
+            Cause::Replaced | Cause::SessionEnded => SessionOutcome::None,
+            _ => SessionOutcome::AtNextRequest,
+        };
+        self.conclude_with(cause, correlation_id, evicted, session)
+            .await
+    }
+
+    async fn conclude_with(
+        &self,
+        cause: Cause,
+        correlation_id: &str,
+        evicted: Evicted,
+        session: SessionOutcome,
+    ) -> SignOutReport {
         let mut report = self.report(cause, correlation_id, &evicted);
         if !report.evicted.is_empty() || report.pending > 0 {
-            report.session = match cause {
-                Cause::Replaced | Cause::SessionEnded => SessionOutcome::None,
-                _ => SessionOutcome::AtNextRequest,
-            };
+            report.session = session;
         }
         report.hooks = self.tell(&evicted.evictions).await;
         self.publish(report.clone());
@@ -43,6 +55,18 @@ impl Cache {
         self.0
             .tasks
             .spawn(async move { cache.conclude(cause, &correlation_id, evicted).await });
+    }
+
+    /// [`conclude_later`](Self::conclude_later), for sign-ins that left a session which goes on, with what took their place.
+    pub(crate) fn conclude_displaced(&self, cause: Cause, correlation_id: &str, evicted: Evicted) {
+        if evicted.is_empty() {
+            return;
+        }
+        let (cache, id) = (self.clone(), correlation_id.to_owned());
+        self.0.tasks.spawn(async move {
+            let session = SessionOutcome::None;
+            cache.conclude_with(cause, &id, evicted, session).await
+        });
     }
 
     /// Sign-ins that left each for itself: a sign-out and a report for every one of them.
@@ -64,6 +88,7 @@ impl Cache {
         let mut report = SignOutReport::new(cause, correlation_id.to_owned());
         report.evicted = evicted.sign_ins();
         report.pending = evicted.pending;
+        report.not_retried = evicted.not_retried;
         report.revocation = self.revocation_of(evicted);
         report
     }

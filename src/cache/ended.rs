@@ -10,8 +10,7 @@ use super::inner::{Cache, Inner};
 use super::live::Flag;
 use crate::account::Watch;
 use crate::cause::Cause;
-use crate::clock::Timestamp;
-use crate::store::Lookup;
+use crate::store::{Lookup, Stored};
 
 /// How often a store is asked while somebody waits: one that other nodes work on more often, since this node does not hear of their
 /// evictions. A round trip for everyone who waits, so not every second.
@@ -41,14 +40,13 @@ impl Watch for Flag {
 
 /// Looks at the store until the sign-in is not there any more.
 async fn gone(flag: &Flag, inner: Weak<Inner>) -> Cause {
-    let mut known_end = None;
     loop {
         // Nobody is left who could sign anyone in or out.
         let Some(inner) = inner.upgrade() else {
             return Cause::SessionEnded;
         };
         let cache = Cache(inner);
-        let looked = look(flag, &cache, &mut known_end).await;
+        let looked = look(flag, &cache).await;
         drop(cache);
         match looked {
             Ok(pause) => tokio::time::sleep(pause).await,
@@ -60,19 +58,21 @@ async fn gone(flag: &Flag, inner: Weak<Inner>) -> Cause {
 struct Ended(Cause);
 
 /// How long to wait before the next look.
-async fn look(
-    flag: &Flag,
-    cache: &Cache,
-    known_end: &mut Option<Timestamp>,
-) -> Result<Duration, Ended> {
+async fn look(flag: &Flag, cache: &Cache) -> Result<Duration, Ended> {
     let longest = match cache.store().is_shared() {
         true => LOOK_AT_SHARED,
         false => LOOK_AT_OWN,
     };
-    match cache.store().get(&flag.address()).await {
+    let found = cache.store().get(&flag.address()).await;
+    let clock = cache.clock();
+    match found {
         Ok(Lookup::Live(stored)) => {
-            *known_end = Some(stored.expires);
-            let left = stored.expires.since(cache.clock().steady());
+            // By the store's clock, which may be far from this node's.
+            let left = match cache.store().now().await {
+                Ok(now) => stored.expires.since(now),
+                Err(_) => longest_left(&stored),
+            };
+            flag.known_end().replace(clock.steady().plus(left));
             Ok(left.clamp(SHORTEST_PAUSE, longest))
         }
         Ok(Lookup::Moved) => Ok(longest),
@@ -82,13 +82,26 @@ async fn look(
             Err(Ended(cause))
         }
         // Nobody can tell whether it was used elsewhere: what was known last counts, so that a store that is away prolongs
-        // nothing.
-        Err(_) if known_end.is_some_and(|end| end <= cache.clock().steady()) => {
-            Err(Ended(Cause::Idle))
-        }
+        // nothing. Without an earlier look that is what the request loaded.
         Err(error) => {
+            let now = clock.steady();
+            let loaded = || {
+                flag.known()
+                    .map_or(Duration::ZERO, |known| longest_left(&known))
+            };
+            let end = *flag.known_end().get_or_insert_with(|| now.plus(loaded()));
+            if end <= now {
+                return Err(Ended(Cause::Idle));
+            }
             tracing::debug!(%error, "whether a sign-in has ended is not known");
             Ok(longest)
         }
     }
+}
+
+/// What can be left of it at most if nobody uses it meanwhile, whatever the store's clock shows.
+fn longest_left(stored: &Stored) -> Duration {
+    let absolute = stored.created.plus(stored.entry.lifetimes.absolute);
+    let absolute = absolute.since(stored.last_used);
+    stored.entry.lifetimes.idle.min(absolute)
 }

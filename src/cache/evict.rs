@@ -34,6 +34,8 @@ pub(crate) struct Evicted {
     pub(crate) evictions: Vec<Eviction>,
     /// Orders that the store has not confirmed.
     pub(crate) pending: usize,
+    /// How many of those are not retried.
+    pub(crate) not_retried: usize,
     /// How many of the evictions left tokens in the outbox.
     pub(crate) to_revoke: usize,
 }
@@ -43,7 +45,14 @@ impl Evicted {
     pub(super) fn add(&mut self, more: Self) {
         self.evictions.extend(more.evictions);
         self.pending += more.pending;
+        self.not_retried += more.not_retried;
         self.to_revoke += more.to_revoke;
+    }
+
+    /// One order more that is pending, and whether it is retried.
+    pub(super) fn pending(&mut self, retried: bool) {
+        self.pending += 1;
+        self.not_retried += usize::from(!retried);
     }
 
     pub(super) fn of(evictions: Vec<Eviction>) -> Self {
@@ -52,6 +61,7 @@ impl Evicted {
             to_revoke: evictions.iter().filter(to_revoke).count(),
             evictions,
             pending: 0,
+            not_retried: 0,
         }
     }
 
@@ -95,8 +105,8 @@ impl Cache {
                         .extend(self.finish(removed, correlation_id));
                 }
                 Err(error) => {
-                    evicted.pending += 1;
-                    self.hold_back(Held::Target(order.target), removal, correlation_id, &error);
+                    let held = Held::Target(order.target);
+                    evicted.pending(self.hold_back(held, removal, correlation_id, &error));
                 }
             }
         }
@@ -114,7 +124,7 @@ impl Cache {
     /// What follows a removal in the store: running requests lose their tokens, and the outbox is looked at.
     pub(super) fn finish(&self, removed: Vec<Removed>, correlation_id: &str) -> Vec<Eviction> {
         for removed in &removed {
-            self.0.live.end(&removed.address.id, removed.cause);
+            self.0.live.end(&removed.address, removed.cause);
         }
         if removed.iter().any(|removed| removed.to_revoke) {
             self.0.outbox.notify_one();

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -257,8 +258,23 @@ impl Cache {
     /// The sign-ins of an account, newest first. What is about to be evicted is none of them any more.
     pub(crate) async fn list(&self, account: &AccountHash) -> Result<Vec<SignInInfo>, StoreError> {
         let mut all = self.0.store.list(account).await?;
-        all.retain(|one| self.0.pending.covers(&one.address, &[]).is_none());
-        Ok(all)
+        let pending = &self.0.pending;
+        all.retain(|one| pending.covers(&one.address, &[]).is_none());
+        if !pending.closings() {
+            return Ok(all);
+        }
+        let found = all.iter().map(|one| self.0.store.get(&one.address));
+        let mut listed = Vec::with_capacity(all.len());
+        for (one, found) in all.iter().zip(join_all(found).await) {
+            if let Lookup::Live(stored) = found?
+                && pending
+                    .covers(&one.address, &stored.entry.selectors)
+                    .is_none()
+            {
+                listed.push(one.clone());
+            }
+        }
+        Ok(listed)
     }
 
     async fn touch(&self, address: Address) {

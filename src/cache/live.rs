@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::inner::Inner;
 use super::refresh::Flights;
 use crate::cause::Cause;
+use crate::clock::Timestamp;
 use crate::id::{AccountHash, Address, Selector, SignInId};
 use crate::store::Stored;
 
@@ -54,6 +55,8 @@ pub(crate) struct Flag {
     changed: Notify,
     /// The newest of what was loaded of it: which selectors it goes by.
     known: Mutex<Option<Stored>>,
+    /// When it ends by this node's clock, as far as that was looked for: whoever waits for it may give up and begin anew.
+    known_end: Mutex<Option<Timestamp>>,
     pub(super) flights: Flights,
     registry: Arc<Registry>,
 }
@@ -89,6 +92,7 @@ impl Registry {
             cause: OnceLock::new(),
             changed: Notify::new(),
             known: Mutex::default(),
+            known_end: Mutex::default(),
             flights: Flights::default(),
             registry: self.clone(),
         });
@@ -96,10 +100,11 @@ impl Registry {
         flag
     }
 
-    /// Ends a sign-in for all requests that hold it.
-    pub(crate) fn end(&self, id: &SignInId, cause: Cause) {
+    /// Ends a sign-in for all requests that hold it. The account must be right too: an id is not secret, and may come from anyone.
+    pub(crate) fn end(&self, address: &Address, cause: Cause) {
+        let id = &address.id;
         let flag = self.stripe(id).get(id).and_then(Weak::upgrade);
-        if let Some(flag) = flag {
+        if let Some(flag) = flag.filter(|flag| flag.address == *address) {
             flag.end(cause);
         }
     }
@@ -156,6 +161,16 @@ impl Flag {
         {
             *known = Some(stored.clone());
         }
+    }
+
+    pub(super) fn known(&self) -> Option<Stored> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
+    }
+
+    pub(super) fn known_end(&self) -> MutexGuard<'_, Option<Timestamp>> {
+        let known_end = self.known_end.lock();
+        known_end.unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn end(&self, cause: Cause) {
@@ -232,7 +247,13 @@ mod tests {
         let address = address(b"a");
         let (one, two) = (registry.enter(address), registry.enter(address));
         assert_eq!(registry.len(), 1);
-        registry.end(&address.id, Cause::BackChannel);
+        let of_another = Address {
+            account: AccountHash::of(&[b"b"]),
+            ..address
+        };
+        registry.end(&of_another, Cause::Operator);
+        assert!(!one.ended());
+        registry.end(&address, Cause::BackChannel);
         assert!(one.ended() && two.ended());
         assert_eq!(two.wait().await, Cause::BackChannel);
         drop((one, two));

@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 
 use super::inner::{Cache, Inner};
+use crate::events;
 use crate::id::OperationId;
 use crate::provider::{Revocation, TokenHint};
 use crate::report::ShutdownReport;
@@ -146,26 +147,16 @@ impl Cache {
             .map(|token| (token.as_secret(), TokenHint::AccessToken));
         let all: Vec<(&Secret, TokenHint)> = refresh.into_iter().chain(access).collect();
         for (token, hint) in all {
-            match provider.revoke(token, hint).await {
-                Revocation::Revoked => {
-                    tracing::info!(target: "axum_signout::revocation", item = %item.id, ?hint, "revoked");
-                }
-                Revocation::Unsupported => {
-                    tracing::debug!(target: "axum_signout::revocation", item = %item.id, ?hint, "tokens of this type cannot be revoked there");
-                }
-                Revocation::NoEndpoint => {
-                    tracing::debug!(target: "axum_signout::revocation", item = %item.id, "the provider has no revocation endpoint");
-                    return Sent::Done;
-                }
-                Revocation::Rejected { .. } => {
-                    tracing::warn!(target: "axum_signout::revocation", item = %item.id, ?hint, "the provider refused a revocation");
-                }
+            let outcome = provider.revoke(token, hint).await;
+            events::revocation(item.id, hint.name(), outcome.as_str());
+            match outcome {
+                Revocation::Revoked | Revocation::Unsupported | Revocation::Rejected { .. } => {}
+                Revocation::NoEndpoint => return Sent::Done,
                 Revocation::Later { retry_after } => {
                     let pause = FIRST_PAUSE
                         .saturating_mul(1 << item.attempts.min(16))
                         .max(retry_after.unwrap_or_default())
                         .min(LONGEST_PAUSE);
-                    tracing::warn!(target: "axum_signout::revocation", item = %item.id, ?pause, "revocation put off");
                     return Sent::Later(pause);
                 }
             }

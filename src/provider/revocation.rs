@@ -14,7 +14,7 @@ pub(crate) enum TokenHint {
 }
 
 impl TokenHint {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::RefreshToken => "refresh_token",
             Self::AccessToken => "access_token",
@@ -35,6 +35,19 @@ pub(crate) enum Revocation {
     Rejected { code: Box<str> },
     /// The provider is away or overloaded, or its answer was lost: again, and no sooner than it says.
     Later { retry_after: Option<Duration> },
+}
+
+impl Revocation {
+    /// The name, as it appears in events.
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Revoked => "done",
+            Self::Unsupported => "unsupported",
+            Self::NoEndpoint => "no endpoint",
+            Self::Rejected { .. } => "refused",
+            Self::Later { .. } => "put off",
+        }
+    }
 }
 
 impl Provider {

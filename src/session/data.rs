@@ -22,7 +22,7 @@ impl SessionData {
     /// `1.account.sign-in.key`, the last three once for each sign-in, in base64url. One text and no tree of lists and
     /// objects: session stores clone or parse all of it for every request.
     ///
-    /// `None` for what this version did not write, which counts as signed out.
+    /// `None` for what this version did not write.
     pub(crate) fn decode(value: &Value) -> Option<Self> {
         let mut fields = value.as_str()?.split('.');
         if fields.next() != Some(VERSION) {

@@ -120,7 +120,14 @@ async fn create(
     if caller.is_gone() {
         return Err(gone());
     }
-    let held = session.sign_ins().await.map_err(session_failed)?;
+    let held = match session.sign_ins().await {
+        // What nobody can read is nobody's: it must not become this account's.
+        Err(error) if error.is_garbage() => {
+            session.end().await.map_err(session_failed)?;
+            SessionData::default()
+        }
+        held => held.map_err(session_failed)?,
+    };
     let new = core
         .cache
         .create(NewSignIn {
@@ -187,7 +194,7 @@ async fn move_in(
     // page.
     if let Some(first) = orders.first() {
         let cache = &core.cache;
-        cache.conclude_later(first.cause, correlation_id, evicted);
+        cache.conclude_displaced(first.cause, correlation_id, evicted);
     }
     if stale {
         // Another request ended what this session held while the user was at the provider: then its data goes too

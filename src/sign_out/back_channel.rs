@@ -102,12 +102,12 @@ pub(crate) async fn back_channel(
     body: Option<&[u8]>,
 ) -> Result<(), Refusal> {
     let correlation_id = OperationId::random().to_string();
-    let done = match verified(core, headers, body).await {
-        Ok(token) => carry_out(core, token, &correlation_id).await,
-        Err(refusal) => Err(refusal),
+    let (done, signed) = match verified(core, headers, body).await {
+        Ok(token) => (carry_out(core, token, &correlation_id).await, true),
+        Err(refusal) => (Err(refusal), false),
     };
     let refused = done.as_ref().err().map(|refusal| refusal.reason);
-    events::logout_token(refused, &correlation_id);
+    events::logout_token(refused, signed, &correlation_id);
     done
 }
 

@@ -94,23 +94,32 @@ pub(crate) async fn sign_out(
         .clone()
         .unwrap_or_else(|| OperationId::random().to_string());
     let cause = request.cause();
+    let here = Arc::new(());
     let task = {
         let (current, correlation_id) = (current.clone(), correlation_id.clone());
         let headers = headers.clone();
+        let caller = Arc::downgrade(&here);
         let tasks = current.core().cache.tasks().clone();
-        tasks.spawn(async move { run(&current, &headers, request, correlation_id).await })
+        tasks.spawn(async move {
+            let gone = || caller.strong_count() == 0 || current.effects().answered;
+            run(&current, &headers, request, correlation_id, &gone).await
+        })
     };
-    match task.await {
+    let done = task.await;
+    drop(here);
+    match done {
         Ok(outcome) => outcome,
         Err(_) => {
             tracing::error!(correlation_id, "a sign-out was stopped halfway");
             // Whatever is left: the cookie must not survive.
             current.effects().signed_out = true;
+            let mut report = SignOutReport::new(cause, correlation_id);
             if let Some(session) = current.session() {
-                end_session(session).await;
+                report.session = end_session(session).await;
             }
+            current.core().cache.publish(report.clone());
             Outcome {
-                report: SignOutReport::new(cause, correlation_id),
+                report,
                 exit: home(current.core()),
             }
         }
@@ -122,6 +131,7 @@ async fn run(
     headers: &HeaderMap,
     request: EndSessionRequest,
     correlation_id: String,
+    nobody_hears: &(dyn Fn() -> bool + Sync),
 ) -> Outcome {
     let core = current.core().clone();
     if request.everywhere {
@@ -160,6 +170,8 @@ async fn run(
             (outcome, _) => outcome,
         },
         Some(_) if ending.is_empty() => SessionOutcome::None,
+        // Nobody would get the new session's cookie. The next request finds what has ended, and renews the session then.
+        Some(_) if nobody_hears() => SessionOutcome::AtNextRequest,
         Some(session) => renew_session(&core, session, &staying).await,
     };
     // A request that names nobody who is here changes nothing, in the browser neither.
@@ -168,6 +180,14 @@ async fn run(
     let hints = hints(&ending, &evicted);
 
     let exit = way_out(current, headers, &request, &ending, &hints, &mut report).await;
+    if report.session == SessionOutcome::Renewed && nobody_hears() {
+        // The accounts that stay are under keys that nobody gets.
+        for one in &staying {
+            let order = Order::new(Target::SignIn(one.address()), Cause::SessionEnded);
+            core.cache.evict_quietly(order).await;
+        }
+        report.session = SessionOutcome::Ended;
+    }
     core.cache.publish(report.clone());
     Outcome { report, exit }
 }

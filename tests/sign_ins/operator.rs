@@ -4,7 +4,8 @@ use axum_signout::testing::{TestProvider, TestUser};
 use axum_signout::{Account, Cause, ErrorKind, SignInId};
 use serde_json::json;
 
-use crate::people::{browser, labelled, setup, who};
+use crate::people::{browser, labelled, own_id, pressed, setup, who};
+use crate::support::faulty::{Fail, FaultyStore};
 
 #[tokio::test]
 async fn an_operator_sees_and_ends_a_users_sign_ins_r43() {
@@ -48,6 +49,77 @@ async fn an_operator_sees_and_ends_a_users_sign_ins_r43() {
             .all(|seen| seen.cause == Cause::Operator && seen.subject == "alice")
     );
     assert_eq!(seen.len(), 2);
+}
+
+/// Not even for the moment in which the store cannot say whose it is.
+#[tokio::test]
+async fn the_id_of_another_accounts_sign_in_ends_nothing_while_the_store_is_away_r43_a3_a5() {
+    let provider = TestProvider::start().await;
+    let store = FaultyStore::new();
+    let for_auth = store.clone();
+    let app = setup()
+        .auth(move |auth| labelled(auth).store(for_auth))
+        .start(&provider)
+        .await;
+    let mut ann = browser(&app, "ann's", "alice").await;
+    let id = SignInId::parse(&own_id(&app, &ann).await).unwrap();
+    store.faults.set(&["remove"], Fail::Unavailable);
+    let bob = Account::new(provider.issuer(), "bob");
+    assert_eq!(app.auth.end_sign_in(&bob, id).await.unwrap().pending, 1);
+    assert_eq!(who(&app, &mut ann).await, "alice");
+    let alice = Account::new(provider.issuer(), "alice");
+    assert_eq!(app.auth.end_sign_in(&alice, id).await.unwrap().pending, 1);
+    assert_eq!(who(&app, &mut ann).await, "nobody");
+}
+
+/// Who asks again and again takes no room from others, and what came in between is ended too.
+#[tokio::test]
+async fn an_order_that_is_repeated_while_the_store_is_away_is_pending_once_a5() {
+    let provider = TestProvider::start().await;
+    let store = FaultyStore::new();
+    let (for_auth, inner) = (store.clone(), store.inner.clone());
+    let app = setup()
+        .auth(move |auth| labelled(auth).store(for_auth))
+        .start(&provider)
+        .await;
+    let before = browser(&app, "before", "alice").await;
+    let alice = Account::new(provider.issuer(), "alice");
+    // Done, but this node does not know.
+    store.faults.set(&["remove"], Fail::Unknown);
+    assert_eq!(app.auth.end_sign_ins_of(&alice).await.unwrap().pending, 1);
+    store.faults.set(&["remove"], Fail::Unavailable);
+    let other = crate::support::app::Setup::new().auth(move |auth| auth.store(inner));
+    let other = other.start(&provider).await;
+    let mut later = browser(&other, "later", "alice").await;
+    for _ in 0..20 {
+        let report = app.auth.end_sign_ins_of(&alice).await.unwrap();
+        assert_eq!((report.pending, report.not_retried), (1, 0));
+    }
+    assert_eq!(who(&app, &mut before.clone()).await, "nobody");
+    assert_eq!(who(&other, &mut later).await, "alice");
+    store.faults.clear();
+    assert_eq!(app.auth.shutdown().await.pending, 0);
+    assert_eq!(who(&other, &mut later).await, "nobody");
+    assert_eq!(app.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn orders_that_mean_the_same_are_one_in_the_report_of_the_shutdown_a5() {
+    let provider = TestProvider::start().await;
+    let store = FaultyStore::new();
+    let for_auth = store.clone();
+    let app = setup()
+        .auth(move |auth| labelled(auth).store(for_auth))
+        .start(&provider)
+        .await;
+    let mut here = browser(&app, "here", "alice").await;
+    browser(&app, "there", "alice").await;
+    store.faults.set(&["remove"], Fail::Unavailable);
+    for _ in 0..5 {
+        let report = pressed(&app, &mut here, "/sign-ins/end-others").await;
+        assert_eq!(report["pending"], 1);
+    }
+    assert_eq!(app.auth.shutdown().await.pending, 1);
 }
 
 /// A14: what nobody can have is refused, and does not seem to have ended.

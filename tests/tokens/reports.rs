@@ -110,6 +110,23 @@ async fn a_refused_refresh_a_flushed_session_and_a_second_sign_in_are_reported()
 }
 
 #[tokio::test]
+async fn the_oldest_of_too_many_accounts_leaves_a_session_that_goes_on() {
+    let reports = Reports::default();
+    let world = World::with(reports.hook()).await;
+    let mut browser = axum_signout::testing::TestBrowser::new();
+    for number in 0..9 {
+        let name = format!("user{number}");
+        world
+            .provider
+            .add_user(axum_signout::testing::TestUser::new(&name));
+        world.app.sign_in(&mut browser, &name).await;
+    }
+    let told = reports.told(&world).await;
+    assert_eq!(told, [(Cause::Capacity, SessionOutcome::None)]);
+    assert_eq!(world.get(&browser, "/whoami").await.body(), "user8");
+}
+
+#[tokio::test]
 async fn a_hook_for_reports_that_hangs_or_panics_keeps_nobody_from_signing_out() {
     let reports = Reports::default();
     let (late, fine) = (reports.clone(), reports.hook());
