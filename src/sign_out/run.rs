@@ -255,7 +255,13 @@ pub(crate) async fn renew_session(
         match core.cache.rekey(&locator).await {
             Ok(Some(locator)) => drop(renewed.push(locator)),
             Ok(None) => {}
-            Err(error) => tracing::error!(%error, "a sign-in could not be kept"),
+            // No session will name it, under whichever key.
+            Err(error) => {
+                tracing::error!(%error, "a sign-in could not be kept");
+                let target = Target::SignIn(locator.address);
+                let order = Order::new(target, Cause::SessionEnded);
+                core.cache.evict_quietly(order).await;
+            }
         }
     }
     let ended = end_session(session).await;
