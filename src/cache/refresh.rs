@@ -309,6 +309,13 @@ impl Cache {
             );
             return (Err(error), true);
         };
+        // For those who waited for a flight for other scopes, which failed: not everyone's turn is an attempt.
+        let trouble = self.0.back_off.trouble(&address.id, self.0.clock.steady());
+        if let Some(Trouble { left, outage: true }) = trouble
+            && !left.is_zero()
+        {
+            return (Err(put_off(left)), true);
+        }
         let permit = match provider.circuit().enter(provider.clock().steady()) {
             Ok(permit) => permit,
             Err(left) => return (Err(put_off(left)), true),

@@ -154,6 +154,31 @@ async fn an_outage_for_many_is_found_out_by_a_few_r30() {
     assert!(world.app.seen().is_empty());
 }
 
+/// Each would be the next one's turn.
+#[tokio::test]
+async fn who_waited_for_other_scopes_does_not_repeat_what_failed_r29_r30() {
+    let world = World::new().await;
+    let browser = world.sign_in("alice").await;
+    let gate = Gate::new();
+    let faults = world.provider.faults();
+    faults.always(Endpoint::Refresh, Fault::Hold(gate.clone()));
+    faults.always(Endpoint::Refresh, Fault::Status(503));
+    let tokens = world.tokens(&browser).await;
+    let waiting = ["a", "b", "c", "d"].map(|scope| {
+        let tokens = tokens.clone();
+        tokio::spawn(async move { tokens.acquire(scope).await })
+    });
+    gate.arrived(1).await;
+    settle().await;
+    gate.open();
+    for one in waiting {
+        let error = one.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ProviderUnavailable);
+        assert!(error.retry_after().unwrap() <= SECOND);
+    }
+    assert_eq!(gate.arrivals(), 1);
+}
+
 /// The user's own trouble with the provider is nobody else's.
 #[tokio::test]
 async fn a_refusal_puts_nobody_off_r30() {
