@@ -55,7 +55,8 @@ pub struct Auth(Arc<Core>);
 
 /// The start stamp of a sign-in that the app does by itself: taken with [`Auth::ticket`] when the user is sent to the provider,
 /// kept in the app's session meanwhile, and given to [`Auth::sign_in`]. A sign-out everywhere that happened in between then
-/// refuses the sign-in.
+/// refuses the sign-in; and so does a start that is longer ago than [`AuthBuilder::sign_in_timeout`], for that is how long
+/// such sign-outs are remembered.
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Ticket {
     started: Timestamp,

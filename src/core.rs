@@ -64,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) sign_in_label: Option<LabelFn>,
     /// Room for front-channel logouts that wait for the token store.
     pub(crate) front_channel_waiting: Arc<Semaphore>,
+    /// Room for back-channel calls whose token is being verified.
+    pub(crate) back_channel_waiting: Semaphore,
 }
 
 /// What the app calls a sign-in, by the request that ends it.

@@ -248,13 +248,13 @@ impl Tokens {
 
     /// The ID token, for APIs that want it.
     ///
+    /// A handler that runs for longer than the idle lifetime over a shared store asks for [`time_left`](Self::time_left) first: this
+    /// does not wait for the store, and refuses past the end that it knows of.
+    ///
     /// # Errors
     /// [`ErrorKind::NotSignedIn`] if the sign-in has ended, [`ErrorKind::InteractionRequired`] if there is none.
     pub fn id_token(&self) -> Result<IdToken, Error> {
-        let token = self.sign_in.entry().tokens.id_token().cloned();
-        if self.sign_in.has_ended() {
-            return Err(Error::new(ErrorKind::NotSignedIn, "the sign-in has ended"));
-        }
+        let token = self.sign_in.entry_at_once()?.tokens.id_token().cloned();
         token.ok_or_else(|| Error::new(ErrorKind::InteractionRequired, "there is no ID token"))
     }
 

@@ -102,7 +102,7 @@ pub enum SessionOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HookOutcome {
-    /// Which hook point: `evicted` or `before_navigation`.
+    /// Which hook point: `evicted`, `before_navigation`, `after_callback` or `signed_out`.
     pub point: &'static str,
     /// Which of its hooks, in the order in which they were added.
     pub index: usize,

@@ -95,11 +95,11 @@ impl SignIns {
     /// * [`ErrorKind::NotSignedIn`]: the sign-in of this session has ended.
     /// * [`ErrorKind::StoreUnavailable`].
     pub async fn list(&self) -> Result<Vec<SignInSummary>, Error> {
-        self.still_signed_in()?;
+        self.still_signed_in().await?;
         let Address { account, id } = self.sign_in.address();
         let all = self.current.core().cache.list(&account).await?;
         // It may have been ended while the store was asked.
-        self.still_signed_in()?;
+        self.still_signed_in().await?;
         let all = all.into_iter();
         Ok(all.map(|one| SignInSummary::of(one, Some(id))).collect())
     }
@@ -115,7 +115,7 @@ impl SignIns {
     /// * [`ErrorKind::NotSignedIn`]: the sign-in of this session has ended. Nothing was changed.
     /// * [`ErrorKind::StoreUnavailable`]: whether it is one of the account's cannot be told. Nothing was changed.
     pub async fn end(&self, id: SignInId) -> Result<SignOutReport, Error> {
-        self.still_signed_in()?;
+        self.still_signed_in().await?;
         if id == self.sign_in.address().id {
             return Ok(self.sign_out(EndSessionRequest::new()).await);
         }
@@ -146,7 +146,7 @@ impl SignIns {
     /// # Errors
     /// [`ErrorKind::NotSignedIn`]: the sign-in of this session has ended. Nothing was changed.
     pub async fn end_others(&self) -> Result<SignOutReport, Error> {
-        self.still_signed_in()?;
+        self.still_signed_in().await?;
         let Address { account, id } = self.sign_in.address();
         let target = Target::AccountExcept(account, id);
         let order = Order::new(target, Cause::SignOutOthers);
@@ -168,11 +168,11 @@ impl SignIns {
         sign_out(&self.current, &cookies, request).await.report
     }
 
-    /// A handler that runs on after its sign-in was ended has no say any more.
-    fn still_signed_in(&self) -> Result<(), Error> {
-        match self.sign_in.has_ended() {
-            true => Err(Error::new(ErrorKind::NotSignedIn, "the sign-in has ended")),
-            false => Ok(()),
+    /// A handler that runs on after its sign-in was ended, here or on another node, has no say any more.
+    async fn still_signed_in(&self) -> Result<(), Error> {
+        match self.sign_in.goes_on().await {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::NotSignedIn, "the sign-in has ended")),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::current::{Asks, Current};
 use crate::extract::AuthRejection;
 use crate::pages;
 use crate::report::SignOutReport;
-use crate::sign_out::{EndSessionRequest, Exit, Outcome, finish, sign_out, unfinished};
+use crate::sign_out::{EndSessionRequest, Exit, Outcome, finish, forget, sign_out, unfinished};
 
 /// Signs this session out, from a handler of the app's own. The extractor never refuses for want of a sign-in: signing out
 /// twice succeeds twice.
@@ -72,7 +72,11 @@ impl SignOut {
     /// [few minutes](crate::AuthBuilder::sign_out_timeout) and did not come back, or for which that logout could not be found.
     /// Here everything is done; at the provider the user may still be signed in, and the app can show a banner with a way to
     /// [go on](crate::Auth::sign_out_resume_url). The next sign-in at that provider asks for a fresh login in any case, and ends
-    /// this; an app with a sign-in of its own asks with `prompt=login` meanwhile.
+    /// this; an app with a sign-in of its own asks with `prompt=login` meanwhile, and then calls
+    /// [`settle_unfinished`](Self::settle_unfinished).
+    ///
+    /// A sign-out that was told to leave the user [at the provider](EndSessionRequest::no_post_logout_redirect) is unfinished,
+    /// too, for nobody comes back from it.
     ///
     /// This reads a cookie and asks nobody. A copy of the cookie that was settled since is found out by the store when the
     /// user goes on or signs in.
@@ -100,6 +104,12 @@ impl SignOut {
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
         self.unfinished().is_some()
+    }
+
+    /// For apps with a sign-in of their own: the user has just proved, by a fresh login at that issuer, who they are, and nothing is
+    /// [unfinished](Self::unfinished) there any more. `/signin/callback` does this by itself.
+    pub async fn settle_unfinished(&self, issuer: &str) {
+        forget(&self.current, &self.headers, issuer).await;
     }
 
     /// Sends the user to the provider's logout once more, where a sign-out [is unfinished](Self::unfinished): what

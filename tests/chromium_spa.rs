@@ -70,7 +70,10 @@ impl Scene {
 
     async fn write_a_note(&self) {
         self.chromium.type_into("#draft", "private").await;
-        assert_eq!(self.stored().await, json!({ "draft": "private" }));
+        // Under the name of the sign-in.
+        let stored = self.stored().await;
+        let notes: Vec<_> = stored.as_object().expect("storage").values().collect();
+        assert_eq!(notes, ["private"]);
     }
 
     /// What is in this tab's two storages.
@@ -206,11 +209,23 @@ async fn no_token_reaches_the_browser_and_the_api_is_served_all_the_same_r11_a11
     };
     assert!(active() >= 2);
 
-    // What was copied before opens nothing afterwards: neither the cookie here, nor the access token at the API.
+    // Neither is one in the answer that a sign-out gives to the script, nor in the URL that it leads to.
     let copy = chromium.cookie("id").await.expect("a session").value;
-    chromium.click_id("log-off").await;
-    chromium.click_id("confirm-logout").await;
-    chromium.wait_for("#sign-in").await;
+    let script = "const done = arguments[arguments.length - 1];
+        fetch('/signout', { method: 'POST', headers: { Accept: 'application/json' } })
+            .then(answer => answer.text()).then(done)";
+    let answer = chromium.client().execute_async(script, vec![]).await;
+    let answer = answer
+        .expect("it runs")
+        .as_str()
+        .expect("a text")
+        .to_owned();
+    assert!(answer.contains("end_session"), "{answer}");
+    for secret in &secrets {
+        assert!(!answer.contains(secret.as_str()), "a secret in {answer}");
+    }
+
+    // What was copied before opens nothing afterwards: neither the cookie here, nor the access token at the API.
     let url = format!("{}/api/me", scene.spa.url);
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let answer = http
@@ -221,6 +236,29 @@ async fn no_token_reaches_the_browser_and_the_api_is_served_all_the_same_r11_a11
     assert_eq!(answer.unwrap().status(), 401);
     assert!(scene.spa.auth.shutdown().await.finished);
     assert_eq!(active(), 0, "tokens that are good still");
+}
+
+/// Another account in the same session, from another tab: what is on the screen is of the one whom the server would serve.
+#[tokio::test]
+async fn a_tab_shows_nothing_of_one_user_to_another_r11() {
+    let scene = Scene::new().await;
+    let chromium = &scene.chromium;
+    scene.write_a_note().await;
+    chromium.click_id("load").await;
+    chromium.wait_for_text("Teapot").await;
+    let first = scene.tab().await;
+    scene.open_tab().await;
+    let sign_in = format!("{}/signin?return_to=/&prompt=login", scene.spa.url);
+    chromium.goto(&sign_in).await;
+    chromium.click_id("login-bob").await;
+    chromium.wait_for_text("Hello, Bob").await;
+
+    scene.go_to(&first).await;
+    chromium.wait_for_text("Hello, Bob").await;
+    assert!(!chromium.text().await.contains("Teapot"));
+    let draft = "return document.getElementById('draft').value";
+    assert_eq!(chromium.execute(draft).await, "");
+    assert_eq!(scene.stored().await, json!({}));
 }
 
 /// `Clear-Site-Data` reaches tabs whose script is asleep or gone.

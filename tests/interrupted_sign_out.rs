@@ -27,9 +27,17 @@ fn banner() -> Router {
 }
 
 fn setup() -> Setup {
+    let settle = |auth: Auth, sign_out: SignOut| async move {
+        let issuer = auth.providers()[0].issuer().to_owned();
+        sign_out.settle_unfinished(&issuer).await;
+    };
     Setup::new()
         .auth(|auth| auth.after_sign_out("/bye"))
-        .routes(banner().route("/bye", get(|| async { "bye" })))
+        .routes(
+            banner()
+                .route("/bye", get(|| async { "bye" }))
+                .route("/settle", post(settle)),
+        )
 }
 
 /// Alice signed out here, and closed the page of the provider's logout.
@@ -153,6 +161,48 @@ async fn a_copy_of_the_cookie_is_worth_nothing_once_the_user_was_back_r8() {
                 .all(|c| !c.contains("signout"))
         );
     }
+}
+
+/// As an app does that signs its users in by itself.
+#[tokio::test]
+async fn an_app_can_say_that_it_is_settled_r8() {
+    let (_provider, app, mut browser) = interrupted(setup()).await;
+    let copy = cookies(&browser);
+    browser.post_form(app.url("/settle"), &[]).await.unwrap();
+    assert_eq!(app.get(&mut browser, "/banner").await.body(), "none");
+    let answer = send(&app.router, "GET", "/signin", &[("cookie", &*copy)], "").await;
+    assert_eq!(answer.param("prompt"), None);
+}
+
+#[tokio::test]
+async fn the_cookies_of_many_stay_few_r8() {
+    let (_provider, app, mut browser) = interrupted(setup()).await;
+    for _ in 0..20 {
+        app.sign_in(&mut browser, "alice").await;
+        let page = browser.post_form("/signout", &[]).await.unwrap();
+        assert!(page.has_id("confirm-logout"));
+        browser.cross_site_link(app.url("/")).await.unwrap();
+        let names = browser.cookies("127.0.0.1");
+        let kept = names.iter().filter(|name| name.contains("signout."));
+        assert!(kept.count() <= 4, "{names:?}");
+    }
+}
+
+/// The way back is forgotten then, but not that the user has to be asked.
+#[tokio::test]
+async fn what_is_too_large_for_a_cookie_makes_the_next_sign_in_ask_all_the_same_r8() {
+    let provider = TestProvider::start().await;
+    let app = setup().start(&provider).await;
+    let mut browser = TestBrowser::new();
+    app.sign_in(&mut browser, "alice").await;
+    let state = "s".repeat(8000);
+    let (answer, _) = app.leave(&browser, json!({ "state": state })).await;
+    let cookie = answer.set_cookies().into_iter();
+    let cookie = cookie.filter(|cookie| cookie.contains("signout."));
+    let pairs: Vec<&str> = cookie.filter_map(|c| c.split(';').next()).collect();
+    assert_eq!(pairs.len(), 1);
+    let answer = send(&app.router, "GET", "/signin", &[("cookie", pairs[0])], "").await;
+    assert_eq!(answer.param("prompt").as_deref(), Some("login"));
 }
 
 #[tokio::test]

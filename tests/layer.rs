@@ -936,6 +936,20 @@ async fn one_of_two_accounts_that_ended_elsewhere_leaves_the_other_with_a_new_ke
     );
 }
 
+/// It would go on under a key that no session holds.
+#[tokio::test]
+async fn an_account_that_cannot_get_a_new_key_ends_as_well() {
+    let bench = Bench::new();
+    let cookie = bench.planted(&["ann", "bob"]).await;
+    let addresses = bench.addresses(&cookie).await;
+    bench.end_elsewhere(addresses[1]).await;
+    bench.store.faults.set(&["rekey"], Fail::Unavailable);
+    assert_eq!(bench.get("/whoami", &cookie).await.body, "nobody");
+    assert_eq!(bench.sign_ins().await, 0);
+    let seen = bench.seen().await;
+    assert_eq!(seen, [(Cause::SessionEnded, "ann".to_owned())]);
+}
+
 #[tokio::test]
 async fn requests_without_a_session_ask_no_store() {
     let bench = Bench::new();

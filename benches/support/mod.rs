@@ -32,7 +32,11 @@ pub fn ready<T>(future: impl Future<Output = T>) -> T {
 }
 
 pub fn sid(number: u64) -> Selector {
-    Selector::sid(ISSUER, "app", &number.to_string())
+    sid_at(ISSUER, number)
+}
+
+pub fn sid_at(issuer: &str, number: u64) -> Selector {
+    Selector::sid(issuer, "app", &number.to_string())
 }
 
 fn text(number: u64, size: usize) -> String {
@@ -49,16 +53,16 @@ pub fn tokens(number: u64) -> TokenSet {
         .with_access_token(access)
 }
 
-fn entry(number: u64) -> Arc<Entry> {
+fn entry(issuer: &str, number: u64) -> Arc<Entry> {
     Arc::new(Entry {
-        account: Account::new(ISSUER, text(number, 16)),
+        account: Account::new(issuer, text(number, 16)),
         client_id: "app".into(),
         tokens: tokens(number),
         lifetimes: Lifetimes {
             idle: Duration::from_secs(7200),
             absolute: Duration::from_secs(72 * 3600),
         },
-        selectors: [sid(number)].into(),
+        selectors: [sid_at(issuer, number)].into(),
         label: None,
     })
 }
@@ -75,13 +79,18 @@ pub fn removal() -> Removal {
 
 /// Straight into the store.
 pub fn sign_in(store: &MemoryTokenStore, number: u64) -> Locator {
+    sign_in_at(store, ISSUER, number)
+}
+
+pub fn sign_in_at(store: &MemoryTokenStore, issuer: &str, number: u64) -> Locator {
     let locator = locator(&account(number));
     let started = Started {
         at: Some(ready(store.now()).expect("memory does not fail")),
         id_token_iat: None,
     };
-    ready(store.register(&sid(number), &locator.address, &started)).expect("there is room");
-    let created = ready(store.create(&locator, entry(number), &started, &removal()));
+    ready(store.register(&sid_at(issuer, number), &locator.address, &started))
+        .expect("there is room");
+    let created = ready(store.create(&locator, entry(issuer, number), &started, &removal()));
     assert!(matches!(created, Ok(Created::Done { .. })));
     locator
 }

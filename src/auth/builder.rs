@@ -27,6 +27,9 @@ use super::Auth;
 /// Most front-channel logouts that wait for a token store that is away: they come from strangers, too.
 const MAX_FRONT_CHANNEL_WAITING: usize = 1024;
 
+/// Most back-channel calls that wait for the provider's keys, each with a token in memory: they come from strangers, too.
+const MAX_BACK_CHANNEL_WAITING: usize = 256;
+
 /// Builds an [`Auth`].
 #[must_use]
 pub struct AuthBuilder {
@@ -236,7 +239,8 @@ impl AuthBuilder {
     }
 
     /// How long a user may take at the provider to sign in, from a second to a year. Default: 1 h, for those who have to reset
-    /// a password on the way. What a sign-out everywhere leaves behind to refuse such sign-ins is kept for as long.
+    /// a password on the way. What a sign-out everywhere leaves behind to refuse such sign-ins is kept for as long, so a sign-in
+    /// that takes longer is refused, that of an app with a [ticket](crate::Ticket) too.
     pub fn sign_in_timeout(mut self, limit: Duration) -> Self {
         self.config.pending_sign_in = limit;
         self
@@ -503,6 +507,7 @@ impl AuthBuilder {
             pages: self.pages,
             sign_in_label: self.sign_in_label,
             front_channel_waiting: Arc::new(Semaphore::new(MAX_FRONT_CHANNEL_WAITING)),
+            back_channel_waiting: Semaphore::new(MAX_BACK_CHANNEL_WAITING),
         })))
     }
 }

@@ -79,7 +79,8 @@ pub(crate) enum Use {
 /// Why a sign-in was not put into the cache.
 #[derive(Debug)]
 pub(crate) enum SignInError {
-    /// The account signed out everywhere, or the provider ended the session, after this sign-in had started.
+    /// The account signed out everywhere, or the provider ended the session, after this sign-in had started; or that is so long
+    /// ago that it cannot be told.
     Refused,
     Store(StoreError),
 }
@@ -105,7 +106,7 @@ impl From<SignInError> for Error {
         match error {
             SignInError::Refused => Self::new(
                 ErrorKind::NotSignedIn,
-                "the account was signed out while this sign-in was under way",
+                "the account was signed out while this sign-in was under way, or it took too long",
             ),
             SignInError::Store(error) => error.into(),
         }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use smallvec::SmallVec;
 
 use super::back_off::spread;
@@ -146,12 +147,17 @@ impl SignIn {
         self.0.flag.ended()
     }
 
+    /// Why it has ended, if it has.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        self.0.flag.cause()
+    }
+
     /// Waits until the sign-in ends, and says why.
     pub(crate) async fn ended(&self) -> Cause {
         self.0.flag.until_ended().await
     }
 
-    fn keep(&self, stored: Stored, at: Timestamp) {
+    pub(super) fn keep(&self, stored: Stored, at: Timestamp) {
         // It may go by other selectors than what was there before.
         if let Some(cause) = self.0.cache.held_back(&self.0.flag, &stored) {
             self.0.flag.end(cause);
@@ -166,15 +172,16 @@ impl SignIn {
         }
     }
 
-    /// What is there now: of a shared store, not older than a second.
-    async fn current(&self) -> Result<Stored, Error> {
+    /// What is there now: of a shared store, not older than a second, and of any store, nothing past its end.
+    pub(super) async fn current(&self) -> Result<Stored, Error> {
         let cache = &self.0.cache.0;
         let snapshot = self.snapshot();
-        if !cache.store.is_shared() {
-            return Ok(snapshot.stored);
-        }
         let now = cache.clock.steady();
-        if now.since(snapshot.at) < GOOD_FOR {
+        // The clocks of store and node may differ, so this only says when to ask: whether it has ended is the store's word. It may
+        // have been used since.
+        let lapsed = snapshot.stored.expires <= now;
+        let aged = cache.store.is_shared() && now.since(snapshot.at) >= GOOD_FOR;
+        if !lapsed && !aged {
             return Ok(snapshot.stored);
         }
         match cache.store.get(&self.address()).await? {
@@ -182,7 +189,38 @@ impl SignIn {
                 self.keep(stored.clone(), now);
                 Ok(stored)
             }
-            Lookup::Moved | Lookup::Gone(_) => Err(ended()),
+            Lookup::Gone(cause) => {
+                // Not the sweep's turn, but known: for whoever else holds it.
+                self.0.flag.end(cause.unwrap_or(Cause::SessionEnded));
+                Err(ended())
+            }
+            Lookup::Moved => Err(ended()),
+        }
+    }
+
+    /// Whether it goes on, as far as can be told: a store that does not answer ends nothing.
+    pub(crate) async fn goes_on(&self) -> bool {
+        if !self.has_ended() {
+            let _ = self.current().await;
+        }
+        !self.has_ended()
+    }
+
+    /// The entry, for who cannot wait. Past the end that is known, a store that answers at once is asked, and any other is not waited
+    /// for.
+    pub(crate) fn entry_at_once(&self) -> Result<Arc<Entry>, Error> {
+        let stored = self.stored();
+        let lapsed = stored.expires <= self.0.cache.0.clock.steady();
+        let stored = match lapsed {
+            true => self
+                .current()
+                .now_or_never()
+                .unwrap_or_else(|| Err(ended()))?,
+            false => stored,
+        };
+        match self.has_ended() {
+            true => Err(ended()),
+            false => Ok(stored.entry),
         }
     }
 

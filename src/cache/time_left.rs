@@ -52,10 +52,12 @@ impl SignIn {
     }
 
     async fn left_in(&self, cache: &Cache) -> Result<TimeLeft, Error> {
+        let sent = cache.clock().steady();
         let stored = match cache.store().get(&self.address()).await? {
             Lookup::Live(stored) if !self.has_ended() => stored,
             _ => return Err(ended()),
         };
+        self.keep(stored.clone(), sent);
         // After the look-up: what a slow store takes is not told as left.
         let now = cache.store().now().await?;
         Ok(TimeLeft::of(&stored, now))

@@ -76,6 +76,15 @@ impl<'a> Jws<'a> {
         keys: &KeySet,
         allowed: &[SigningAlgorithm],
     ) -> Result<Claims, JwtError> {
+        let algorithm = self.verify_signature(keys, allowed)?;
+        self.read_claims(algorithm)
+    }
+
+    fn verify_signature(
+        &self,
+        keys: &KeySet,
+        allowed: &[SigningAlgorithm],
+    ) -> Result<SigningAlgorithm, JwtError> {
         let algorithm = self
             .algorithm
             .filter(|algorithm| allowed.contains(algorithm))
@@ -86,7 +95,7 @@ impl<'a> Jws<'a> {
             self.signed.as_bytes(),
             &self.signature,
         )?;
-        self.read_claims(algorithm)
+        Ok(algorithm)
     }
 
     #[cfg(test)]
@@ -106,8 +115,44 @@ impl<'a> Jws<'a> {
     /// The claims of a token that was accepted before and is at hand: what a newer one is compared with. Nothing may be
     /// concluded from them alone.
     pub(super) fn claims_of_held(token: &str) -> Result<Claims, JwtError> {
+        Ok(Unverified::parse(token)?.claims)
+    }
+}
+
+/// A token whose claims were read first, because one of them says whose keys are to verify it. What was read is what is
+/// verified, so it is read once.
+pub(super) struct Unverified<'a> {
+    jws: Jws<'a>,
+    claims: Claims,
+}
+
+impl<'a> Unverified<'a> {
+    /// # Errors
+    ///
+    /// Those of [`Jws::parse`], and a payload that is none.
+    pub(super) fn parse(token: &'a str) -> Result<Self, JwtError> {
         let jws = Jws::parse(token)?;
-        jws.read_claims(jws.algorithm.unwrap_or(SigningAlgorithm::Rs256))
+        let claims = jws.read_claims(jws.algorithm.unwrap_or(SigningAlgorithm::Rs256))?;
+        Ok(Self { jws, claims })
+    }
+
+    /// The issuer that the token claims. Nothing may be concluded from it alone.
+    pub(super) fn claimed_issuer(&self) -> Result<&str, JwtError> {
+        self.claims.string("iss")
+    }
+
+    /// The claims, once the signature is verified: see [`Jws::verify`].
+    ///
+    /// # Errors
+    ///
+    /// [`JwtError::UnknownKey`] if newer keys may have what is needed; others are final.
+    pub(super) fn verify(
+        &self,
+        keys: &KeySet,
+        allowed: &[SigningAlgorithm],
+    ) -> Result<&Claims, JwtError> {
+        self.jws.verify_signature(keys, allowed)?;
+        Ok(&self.claims)
     }
 }
 

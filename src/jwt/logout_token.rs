@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::id_token::IdTokenRules;
-use super::jws::Jws;
+use super::jws::Unverified;
 use super::keys::KeySet;
 use super::{BACK_CHANNEL_EVENT, Claims, JwtError, WantsNewerKeys};
 use crate::clock::Timestamp;
@@ -177,10 +177,22 @@ impl WantsNewerKeys for LogoutTokenError {
     }
 }
 
-/// The issuer that a token claims, with nothing verified: good for choosing among the configured providers, whose own rules
-/// then decide, and for nothing else.
-pub(crate) fn claimed_issuer(token: &str) -> Result<String, LogoutTokenError> {
-    Ok(Jws::claims_of_held(token)?.string("iss")?.to_owned())
+/// What was sent as a logout token, with nothing verified.
+pub(crate) struct UnverifiedLogoutToken<'a>(Unverified<'a>);
+
+impl<'a> UnverifiedLogoutToken<'a> {
+    /// # Errors
+    ///
+    /// It does not have the form of a token.
+    pub(crate) fn parse(token: &'a str) -> Result<Self, LogoutTokenError> {
+        Ok(Self(Unverified::parse(token)?))
+    }
+
+    /// The issuer that it claims: good for choosing among the configured providers, whose own rules then decide, and for
+    /// nothing else.
+    pub(crate) fn claimed_issuer(&self) -> Result<&str, LogoutTokenError> {
+        Ok(self.0.claimed_issuer()?)
+    }
 }
 
 impl LogoutTokenRules {
@@ -189,17 +201,17 @@ impl LogoutTokenRules {
     /// The first rule that the token breaks.
     pub(crate) fn verify(
         &self,
-        token: &str,
+        token: &UnverifiedLogoutToken<'_>,
         parties: &IdTokenRules,
         keys: &KeySet,
         now: Timestamp,
     ) -> Result<VerifiedLogoutToken, LogoutTokenError> {
-        let claims = Jws::parse(token)?.verify(keys, &parties.algorithms)?;
-        self.check_kind(&claims)?;
-        check_parties(&claims, parties)?;
+        let claims = token.0.verify(keys, &parties.algorithms)?;
+        self.check_kind(claims)?;
+        check_parties(claims, parties)?;
         let issued_at = claims.time("iat")?;
-        let good_until = self.good_until(&claims, issued_at, parties.clock_skew, now)?;
-        let whom = whom(&claims)?;
+        let good_until = self.good_until(claims, issued_at, parties.clock_skew, now)?;
+        let whom = whom(claims)?;
         let id = claims.string("jti")?;
         if id.is_empty() {
             return Err(LogoutTokenError::TokenId);

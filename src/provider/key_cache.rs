@@ -12,7 +12,7 @@ use crate::events;
 use crate::jwt::WantsNewerKeys;
 use crate::jwt::id_token::{Expectations, IdTokenError, VerifiedIdToken};
 use crate::jwt::keys::{KeySet, KeySetError};
-use crate::jwt::logout_token::{LogoutTokenError, VerifiedLogoutToken};
+use crate::jwt::logout_token::{LogoutTokenError, UnverifiedLogoutToken, VerifiedLogoutToken};
 use crate::token::IdToken;
 
 /// After this time a key that the provider withdrew must be out of use. Unlike metadata, keys this old are not used while
@@ -62,7 +62,7 @@ impl Provider {
         }
         match self.newer_keys(held.version).await {
             Some(newer) => check(&newer.value).map_err(VerifyError::Refused),
-            None => Err(VerifyError::Refused(refused)),
+            None => Err(VerifyError::NoNewerKeys(refused)),
         }
     }
 
@@ -83,7 +83,7 @@ impl Provider {
     #[tracing::instrument(skip_all, fields(provider = self.name()))]
     pub(crate) async fn verify_logout_token(
         &self,
-        token: &str,
+        token: &UnverifiedLogoutToken<'_>,
     ) -> Result<VerifiedLogoutToken, VerifyError<LogoutTokenError>> {
         let now = self.clock().wall();
         let rules = &self.0.logout_rules;
@@ -132,6 +132,9 @@ async fn try_fetch(provider: &Provider) -> Result<KeySet, FetchError> {
 pub(crate) enum VerifyError<E> {
     /// It is bad.
     Refused(E),
+    /// The keys that are there do not know it, and newer ones cannot be had now: the pause between two fetches is not over, or
+    /// the provider does not answer.
+    NoNewerKeys(E),
     /// There are no keys to verify it with.
     Unavailable(Unavailable),
 }
@@ -139,7 +142,7 @@ pub(crate) enum VerifyError<E> {
 impl<E: fmt::Display> fmt::Display for VerifyError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(error) => error.fmt(f),
+            Self::Refused(error) | Self::NoNewerKeys(error) => error.fmt(f),
             Self::Unavailable(error) => write!(f, "no keys to verify it with: {error}"),
         }
     }
@@ -150,7 +153,7 @@ impl<E: std::error::Error> std::error::Error for VerifyError<E> {}
 impl From<VerifyError<IdTokenError>> for Error {
     fn from(error: VerifyError<IdTokenError>) -> Self {
         match error {
-            VerifyError::Refused(error) => {
+            VerifyError::Refused(error) | VerifyError::NoNewerKeys(error) => {
                 Error::new(ErrorKind::ProviderRejected, "the ID token was refused")
                     .with_source(error)
             }

@@ -172,6 +172,9 @@ pub(super) async fn restart(
     let target = target.and_then(|target| core.sign_in_target(target));
     let mut query = before.query.clone();
     let own = query.prompt.take().unwrap_or_default();
+    if prompt::asks_nothing(&own) {
+        return Err(Failure::bad_request("login_required"));
+    }
     query.prompt = Some(prompt::merged(&own, "login").into_owned());
     send(current, headers, provider, target, query, true).await
 }

@@ -144,10 +144,12 @@ pub(crate) async fn front_channel(current: &Current, query: Option<&str>) -> Fra
 async fn sign_out(current: &Current, selector: Selector) -> bool {
     let core = current.core();
     match evict(core, &selector).await {
-        Ok(pending) => {
+        Ok(0) => {
             leave_session(current).await;
-            pending == 0
+            true
         }
+        // Its next request does: the answer to this one is a server error, with which no cookie of a renewed session comes.
+        Ok(_) => false,
         Err(error) => {
             tracing::error!(%error, "a front-channel logout found the token store away");
             events::front_channel("pending", "store");
@@ -206,12 +208,15 @@ fn look_again(core: &Arc<Core>, selector: Selector) {
     tasks.spawn(async move {
         let _waiting = waiting;
         for pause in PAUSES {
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(pause)) => {}
-                () = stopped.cancelled() => return,
-            }
+            let last = tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(pause)) => false,
+                () = stopped.cancelled() => true,
+            };
             if evict(&core, &selector).await.is_ok() {
                 return;
+            }
+            if last {
+                break;
             }
         }
         tracing::error!("a front-channel logout is given up");

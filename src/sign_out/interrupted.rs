@@ -166,7 +166,22 @@ impl UnderWay {
         let now = core.cache.clock().wall();
         let lifetime = core.config.pending_sign_out;
         let tag = tag(&self.state);
-        match core.vault.seal(PURPOSE, &tag, self, lifetime, now) {
+        let seal = |what: &Self| core.vault.seal(PURPOSE, &tag, what, lifetime, now);
+        // Too large a cookie: what the app wanted for the way back is dispensable, that the next sign-in asks is not.
+        let sealed = seal(self).or_else(|error| {
+            tracing::warn!(%error, "where a sign-out was to end could not be remembered");
+            seal(&Self {
+                target: None,
+                app_state: None,
+                ..self.clone()
+            })
+        });
+        // No more of them than browsers and proxies take in one header, however often somebody signs out.
+        let old = core
+            .vault
+            .to_expire(&current.asks().cookies(), PURPOSE, now);
+        old.iter().for_each(|tag| expire(current, tag));
+        match sealed {
             Ok(cookie) => current.set_cookies([cookie]),
             // Nothing local depends on it: the user will see the neutral page.
             Err(error) => tracing::warn!(%error, "a sign-out could not be remembered"),
@@ -363,6 +378,8 @@ pub(super) async fn resume(
         }
     }
     let mut merged = UnderWay::merged(alive)?;
+    // Somebody may have signed in since: their `Strict` cookie is to come along from the callback.
+    merged.others_stay |= !current.opened().is_empty();
     if let Some(target) = target {
         merged.target = Some(target.as_str().to_owned());
     }

@@ -131,7 +131,8 @@ impl EndSessionRequest {
         self
     }
 
-    /// Sends no `post_logout_redirect_uri`: the user stays at the provider.
+    /// Sends no `post_logout_redirect_uri`: the user stays at the provider. Nobody comes back to say that they are done, so the sign-out
+    /// counts as [unfinished](crate::SignOut::unfinished) until its time is up.
     pub fn no_post_logout_redirect(mut self) -> Self {
         self.back = Back::Nowhere;
         self

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
+use futures_util::future::join_all;
 use url::Url;
 
 use super::interrupted::{UnderWay, resume, search};
@@ -34,10 +35,30 @@ fn chosen(current: &Current, whom: &Whom) -> (Vec<SignIn>, Vec<SignIn>) {
     all.into_iter().partition(|sign_in| whom.names(sign_in))
 }
 
-/// The accounts that are signed out everywhere. One whose sign-in in this session has ended while the request ran is among them,
-/// for its others have not; and one that the store could not open, as far as it is known to be meant.
+/// Whether somebody has thrown the session out, which then has no say over the account's others. What the user did in this
+/// session, or what ended by itself, takes that from nobody.
+fn thrown_out(cause: Cause) -> bool {
+    match cause {
+        Cause::SignOutOthers
+        | Cause::SignOutEverywhere
+        | Cause::Operator
+        | Cause::FrontChannel
+        | Cause::BackChannel => true,
+        Cause::UserSignOut
+        | Cause::Idle
+        | Cause::Absolute
+        | Cause::RefreshRejected
+        | Cause::Replaced
+        | Cause::Capacity
+        | Cause::SessionEnded => false,
+    }
+}
+
+/// The accounts that are signed out everywhere. One whose sign-in in this session has ended by itself while the request ran is
+/// among them, for its others have not; and one that the store could not open, as far as it is known to be meant.
 fn everywhere(current: &Current, whom: &Whom, unopened: &[Address]) -> BTreeSet<AccountHash> {
     let opened = current.opened().iter().filter(|one| whom.names(one));
+    let opened = opened.filter(|one| !one.cause().is_some_and(thrown_out));
     let meant = |address: &&Address| match whom {
         Whom::All => true,
         Whom::Account(account) => address.account == account.hash(&current.core().config.identity),
@@ -103,6 +124,10 @@ async fn run(
     correlation_id: String,
 ) -> Outcome {
     let core = current.core().clone();
+    if request.everywhere {
+        // Another node may have ended them since.
+        join_all(current.opened().iter().map(SignIn::goes_on)).await;
+    }
     let (ending, staying) = chosen(current, &request.whom);
     let everything = staying.is_empty();
     // A5: what the store could not open is evicted as well, at the latest when the store is back. All of it, whoever was named:
@@ -210,7 +235,13 @@ pub(crate) async fn renew_session(
         match core.cache.rekey(&locator).await {
             Ok(Some(locator)) => drop(renewed.push(locator)),
             Ok(None) => {}
-            Err(error) => tracing::error!(%error, "a sign-in could not be kept"),
+            // No session will name it, under whichever key.
+            Err(error) => {
+                tracing::error!(%error, "a sign-in could not be kept");
+                let target = Target::SignIn(locator.address);
+                let order = Order::new(target, Cause::SessionEnded);
+                core.cache.evict_quietly(order).await;
+            }
         }
     }
     let ended = end_session(session).await;

@@ -209,8 +209,8 @@ pub enum Created {
         /// Sign-ins that had to leave, because the account or the store has too many.
         evicted: Vec<Removed>,
     },
-    /// The account was marked after the sign-in had started, the address was removed already or used before, or a
-    /// selector of the entry was closed in between, where the store notices that.
+    /// The account was marked after the sign-in had started, that start is longer ago than marks are kept, the address was
+    /// removed already or used before, or a selector of the entry was closed in between, where the store notices that.
     Refused,
 }
 
@@ -426,6 +426,9 @@ pub trait TokenStore: Send + Sync + fmt::Debug + 'static {
     /// Puts a new entry, with generation [`Generation::FIRST`]. Refused if the account was marked after the start, or if
     /// the address was removed, even before there was anything at it: its selector was closed while it was under way. An
     /// address that was ever used is not used again; a repetition finds its own entry, by the key, and is `Done`.
+    ///
+    /// Also refused if the start is [`Removal::mark_for`] ago or more, in the same step: a mark that was left since then, of
+    /// the account or of a selector, may have ended.
     ///
     /// `removal` says how those are removed that have to leave; their cause is [`Cause::Capacity`].
     ///

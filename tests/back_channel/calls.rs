@@ -256,6 +256,35 @@ async fn a_flood_of_unknown_keys_fetches_no_more_and_leaves_nothing_r26() {
     assert_done(&call(&world.app.router, &token).await, "a good one");
 }
 
+/// While strangers use up what may be fetched, the provider is told to come again.
+#[tokio::test]
+async fn a_good_token_under_a_key_that_cannot_be_fetched_yet_may_come_again_r24_r26() {
+    let world = World::new().await;
+    let mut browser = world.sign_in("alice").await;
+    let (_, sid) = who(&world.app, &mut browser).await;
+    world.advance(Duration::from_secs(600));
+    let token = |world: &World| {
+        world
+            .provider
+            .logout_token(CLIENT)
+            .claim("sid", sid.as_str())
+    };
+    let forged = token(&world).unpublished_key().header("kid", "k").sign();
+    let answer = call(&world.app.router, &forged).await;
+    assert_refused(&answer, "unknown_key", "newer keys were read");
+    assert!(answer.body.contains("invalid_request"), "{}", answer.body);
+
+    world.provider.rotate_keys();
+    let good = token(&world).sign();
+    let answer = call(&world.app.router, &good).await;
+    assert_refused(&answer, "unknown_key", "too soon");
+    let later = "temporarily_unavailable";
+    assert!(answer.body.contains(later), "{}", answer.body);
+    world.advance(Duration::from_secs(10));
+    assert_done(&call(&world.app.router, &good).await, "once more");
+    world.assert_signed_out(&mut browser).await;
+}
+
 /// The provider's call has no cookie, and a proxy may lead it past the layers.
 #[tokio::test]
 async fn the_route_needs_neither_layer_nor_session_r10_r18() {

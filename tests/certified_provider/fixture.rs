@@ -1,5 +1,6 @@
 //! The app of the tests, registered at a provider of its own, and a browser that knows both.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use crate::support::http::{Browser, Page};
 /// What differs from the usual app.
 pub(crate) struct World {
     options: Options,
+    client_id: &'static str,
+    back_channel: Option<bool>,
     client: Box<dyn FnOnce(Client) -> Client + Send>,
     provider: Box<dyn FnOnce(ProviderBuilder) -> ProviderBuilder + Send>,
     auth: Box<dyn FnOnce(AuthBuilder) -> AuthBuilder + Send>,
@@ -24,17 +27,21 @@ pub(crate) struct World {
 }
 
 /// An app and its provider.
+#[derive(Clone)]
 pub(crate) struct Running {
-    pub(crate) provider: Certified,
-    pub(crate) app: App,
+    pub(crate) provider: Rc<Certified>,
+    pub(crate) app: Arc<App>,
     pub(crate) browser: Browser,
     pub(crate) clock: Arc<ManualClock>,
+    client_id: &'static str,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         Self {
             options: Options::new(),
+            client_id: CLIENT,
+            back_channel: None,
             client: Box::new(|client| client),
             provider: Box::new(|provider| provider),
             auth: Box::new(|auth| auth),
@@ -49,6 +56,12 @@ impl World {
 
     pub(crate) fn client(mut self, f: impl FnOnce(Client) -> Client + Send + 'static) -> Self {
         self.client = Box::new(f);
+        self
+    }
+
+    /// The provider calls it when a session there ends, by logout tokens with a `sid` or with a subject alone.
+    pub(crate) fn back_channel(mut self, with_sid: bool) -> Self {
+        self.back_channel = Some(with_sid);
         self
     }
 
@@ -82,26 +95,50 @@ impl World {
         self
     }
 
-    pub(crate) async fn start(self) -> Running {
-        let provider = Certified::start(self.options).await;
+    pub(crate) async fn start(mut self) -> Running {
+        let provider = Certified::start(std::mem::take(&mut self.options)).await;
+        self.start_at(Rc::new(provider), Browser::new()).await
+    }
+
+    /// As another client of that app's provider, in the same browser.
+    pub(crate) async fn start_beside(
+        mut self,
+        other: &Running,
+        client_id: &'static str,
+    ) -> Running {
+        self.client_id = client_id;
+        self.start_at(other.provider.clone(), other.browser.clone())
+            .await
+    }
+
+    async fn start_at(self, provider: Rc<Certified>, browser: Browser) -> Running {
         let clock = Arc::new(ManualClock::new());
         let (of_auth, auth) = (clock.clone(), self.auth);
         let configure = self.provider;
+        // Cookies go by the host alone, and all apps of a test are on the same one.
+        let sessions = SessionManagerLayer::new(MemoryStore::default()).with_name(self.client_id);
         let app = Setup::new()
+            .client_id(self.client_id)
             // The client of these tests does not send `Secure` cookies over http.
-            .sessions(SessionManagerLayer::new(MemoryStore::default()).with_secure(false))
+            .sessions(sessions.with_secure(false))
             .provider(|provider| configure(provider.scopes(["openid", "profile", "Mail.Read"])))
             .auth(|builder| auth(builder.clock(of_auth)))
             .routes(self.routes)
             .start_with(provider.issuer(), |_| {})
             .await;
-        let client = registration(&app.base).secret(SECRET);
-        provider.add_client((self.client)(client)).await;
+        let client = registration(&app.base).set("client_id", self.client_id);
+        let mut client = (self.client)(client.secret(SECRET));
+        if let Some(with_sid) = self.back_channel {
+            let uri = app.auth.registered_urls().backchannel_logout_uri;
+            client = client.backchannel_logout_uri(&uri, with_sid);
+        }
+        provider.add_client(client).await;
         Running {
             provider,
-            app,
-            browser: Browser::new(),
+            app: Arc::new(app),
+            browser,
             clock,
+            client_id: self.client_id,
         }
     }
 }
@@ -114,6 +151,14 @@ pub(crate) fn registration(base_url: &str) -> Client {
 }
 
 impl Running {
+    /// The same app in another browser.
+    pub(crate) fn in_another_browser(&self) -> Self {
+        Self {
+            browser: Browser::new(),
+            ..self.clone()
+        }
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Page {
         self.browser.get(&self.app.url(path)).await
     }
@@ -157,7 +202,8 @@ impl Running {
     /// The app's session cookie. The provider's are on the same host, which is all that cookies go by.
     pub(crate) fn session_cookie(&self) -> Option<String> {
         let all = self.browser.cookies(&self.app.base)?;
-        let found = all.split("; ").find(|cookie| cookie.starts_with("id="));
+        let name = format!("{}=", self.client_id);
+        let found = all.split("; ").find(|cookie| cookie.starts_with(&name));
         found.map(str::to_owned)
     }
 

@@ -617,7 +617,7 @@ async fn logout_tokens_reach_loopback() {
 
     let delivery = app
         .provider
-        .send_logout_token("app", "ann", Some("a-sid"))
+        .send_logout_token("app", Some("ann"), Some("a-sid"))
         .await;
     assert!(delivery.ok, "{delivery:?}");
 }

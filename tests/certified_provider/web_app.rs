@@ -264,6 +264,37 @@ async fn two_accounts_are_listed_and_signed_out_together() {
 }
 
 #[tokio::test]
+async fn a_sign_out_at_the_provider_ends_the_sign_in_and_its_hook_sees_the_cause_r23_r24() {
+    let app = WebApp::start(&[("OIDC_CLIENT_SECRET", SECRET)]).await;
+    let back_channel = app.url("/signout/backchannel");
+    let client = registration(&app.base_url).secret(SECRET);
+    let client = client.backchannel_logout_uri(&back_channel, true);
+    app.provider.add_client(client).await;
+    app.sign_in("ann", "/signin").await;
+    assert_eq!(app.get("/me").await.status, 200);
+
+    let end_session = app.provider.url("/session/end");
+    app.browser.sign_out_at(&end_session).await;
+    let answered = app.provider.events_named("logout_token.answered").await;
+    let statuses: Vec<_> = answered.iter().map(|one| one.status).collect();
+    assert_eq!(statuses, [Some(200)]);
+    assert_eq!(app.get("/me").await.status, 401);
+    assert!(!app.get("/").await.body.contains("<form"));
+    // R25: the provider's answer does not wait for hooks.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let evictions = loop {
+        let seen = json(&app.get("/evictions").await);
+        if seen != json!([]) || Instant::now() > deadline {
+            break seen;
+        }
+    };
+    let expected = json!([{ "cause": "BackChannel", "subject": "ann", "count": 3 }]);
+    assert_eq!(evictions, expected);
+    app.sign_in("ann", "/signin").await;
+    assert_eq!(json(&app.get("/me").await)["accounts"][0]["subject"], "ann");
+}
+
+#[tokio::test]
 async fn it_starts_while_the_provider_is_down_r45() {
     let provider = Certified::start(Options::new()).await;
     provider.inject("*", Fault::Status(503), None).await;

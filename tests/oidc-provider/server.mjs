@@ -136,9 +136,15 @@ function setUp(options, keys) {
       claims: async () => ({ sub, name: name(sub), email: `${sub}@example.com`, email_verified: true }),
     }),
     // The dispatcher that oidc-provider passes refuses every loopback address, which is where the tests' apps are.
-    fetch: (url, { dispatcher, ...rest }) => {
-      remember('LogoutToken', rest.body instanceof URLSearchParams && rest.body.get('logout_token'));
-      return fetch(url, rest);
+    fetch: async (url, { dispatcher, ...rest }) => {
+      const token = rest.body instanceof URLSearchParams && rest.body.get('logout_token');
+      remember('LogoutToken', token);
+      const answer = await fetch(url, rest);
+      if (token) {
+        const { aud, sub, sid } = JSON.parse(Buffer.from(token.split('.')[1], 'base64url'));
+        record('logout_token.answered', { client_id: aud, account_id: sub, sid, status: answer.status });
+      }
+      return answer;
     },
     features: {
       devInteractions: { enabled: true },
@@ -335,7 +341,8 @@ const admin = {
   'POST /backchannel': async ({ body }) => {
     const client = await provider.Client.find(body.client_id);
     try {
-      await client.backchannelLogout(body.sub, body.sid);
+      // Without a value a claim is left out.
+      await client.backchannelLogout(body.sub ?? undefined, body.sid ?? undefined);
       return { ok: true };
     } catch (error) {
       return { ok: false, status: error.response?.status, error: error.message };

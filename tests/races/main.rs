@@ -1,5 +1,6 @@
 //! Random interleavings of everything that can happen to a sign-in, against the real cache, with a provider and a store
-//! whose answers come when the schedule says so: promise 1, R31, A2, and with a shared store A6.
+//! whose answers come when the schedule says so, and logouts from everywhere: promises 1 and 4, R14, R23, R31, R43, A2, A8, and with
+//! a shared store A6.
 //!
 //! A schedule is a seed. One that fails is named with the seed, and `RACE_SEED=…` replays it alone; `RACE_SCHEDULES=…` sets how
 //! many are run.
@@ -7,6 +8,9 @@
 mod provider;
 mod schedule;
 mod store;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 /// SplitMix64: small, and the same everywhere.
 #[derive(Clone, Debug)]
@@ -39,13 +43,14 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn run_all(mode: schedule::Mode, count: u64) {
-    let keys = provider::published_keys();
+    let keys = Arc::new(provider::Keys::new());
     if let Some(seed) = number("RACE_SEED") {
         schedule::run(mode, seed, &keys);
         return;
     }
     for seed in 0..number("RACE_SCHEDULES").unwrap_or(count) {
-        let outcome = std::panic::catch_unwind(|| schedule::run(mode, seed, &keys));
+        let outcome =
+            std::panic::catch_unwind(AssertUnwindSafe(|| schedule::run(mode, seed, &keys)));
         if outcome.is_err() {
             panic!("schedule {seed} failed; replay it with RACE_SEED={seed}");
         }

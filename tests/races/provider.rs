@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum_signout::clock::{Clock, ManualClock, Timestamp};
-use axum_signout::testing::TestProvider;
+use axum_signout::testing::{TestClient, TestProvider};
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -20,15 +20,31 @@ pub const ISSUER: &str = "https://provider.example";
 /// What is left of the cache's lease, at least, when it sends: the time-out and five seconds.
 const LEASE: Duration = Duration::from_secs(15);
 
-/// The key set of a provider that exists, so that ours has one that can be read.
-pub fn published_keys() -> Vec<u8> {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let provider = TestProvider::start().await;
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let answer = http.get(provider.url("/jwks")).send().await.unwrap();
-        answer.bytes().await.unwrap().to_vec()
-    })
+/// The keys of a provider that exists, so that ours has some that can be read and signed with.
+pub struct Keys {
+    signer: TestProvider,
+    pub published: Vec<u8>,
+}
+
+impl Keys {
+    pub fn new() -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let signer = TestProvider::start().await;
+            signer.add_client(TestClient::new("app"));
+            let http = reqwest::Client::builder().no_proxy().build().unwrap();
+            let answer = http.get(signer.url("/jwks")).send().await.unwrap();
+            let published = answer.bytes().await.unwrap().to_vec();
+            Self { signer, published }
+        })
+    }
+
+    /// A logout token of ours, of that time.
+    pub fn logout_token(&self, name: &str, value: &str, at: Timestamp) -> String {
+        let token = self.signer.logout_token("app").claim("iss", ISSUER);
+        let token = token.claim("iat", at.as_secs()).without("exp");
+        token.claim(name, value).sign()
+    }
 }
 
 /// How a refresh is answered.

@@ -12,14 +12,14 @@ use axum_signout::clock::{Clock, ManualClock, Timestamp};
 use axum_signout::store::{MemoryTokenStore, Removal, RevokeRule, StoreStats, Target, TokenStore};
 use axum_signout::{
     AccessToken, Account, Auth, AuthRejection, Cause, EndSessionRequest, ErrorKind, OperationId,
-    Provider, ProviderMetadata, SignInId, SignOut, Ticket, TokenSet, Tokens,
+    Provider, ProviderMetadata, SignInId, SignIns, SignOut, Ticket, TokenSet, Tokens,
 };
 use tokio::task::JoinHandle;
 use tower::Service;
 use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
 
 use crate::Random;
-use crate::provider::{ISSUER, Mock, Outcome};
+use crate::provider::{ISSUER, Keys, Mock, Outcome};
 use crate::store::RacyStore;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,7 +33,7 @@ const BROWSERS: usize = 3;
 const ACCOUNTS: usize = 2;
 const STEPS: usize = 40;
 
-pub fn run(mode: Mode, seed: u64, keys: &[u8]) {
+pub fn run(mode: Mode, seed: u64, keys: &Arc<Keys>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
@@ -60,6 +60,10 @@ struct Known {
     removed: BTreeMap<SignInId, (u64, Timestamp)>,
     /// The grant of each.
     grants: BTreeMap<SignInId, usize>,
+    /// Of each: when it began and was done, and whose it is.
+    begun: BTreeMap<SignInId, (u64, u64, Whose)>,
+    /// Logouts from elsewhere that were carried out: when they began and returned, and whom they meant.
+    logouts: Vec<(u64, u64, Meant)>,
     /// The grants of those that failed.
     failed: BTreeSet<usize>,
     /// Those that were ended by somebody's wish.
@@ -74,6 +78,49 @@ impl Known {
     fn tick(&mut self) -> u64 {
         self.now += 1;
         self.now
+    }
+}
+
+/// Subject and `sid`.
+#[derive(Clone, Debug, PartialEq)]
+struct Whose {
+    subject: String,
+    sid: String,
+}
+
+/// Whom a logout means.
+#[derive(Clone, Debug)]
+enum Meant {
+    Sid(String),
+    /// Not one that is under way: anyone can send a front-channel logout, so it leaves nothing behind.
+    SidThatIsThere(String),
+    Subject(String),
+    /// All of the subject's but one.
+    Others(String, SignInId),
+}
+
+impl Meant {
+    fn names(&self, id: SignInId, whose: &Whose) -> bool {
+        match self {
+            Self::Sid(sid) | Self::SidThatIsThere(sid) => *sid == whose.sid,
+            Self::Subject(subject) => *subject == whose.subject,
+            Self::Others(subject, but) => *subject == whose.subject && id != *but,
+        }
+    }
+}
+
+impl Known {
+    /// The logout that had returned by then, and meant this sign-in.
+    fn logged_out(&self, id: SignInId, by: u64) -> Option<&Meant> {
+        let (began, done, whose) = self.begun.get(&id)?;
+        let meant = self.logouts.iter().find(|(called, returned, meant)| {
+            let there = match meant {
+                Meant::SidThatIsThere(_) => done,
+                _ => began,
+            };
+            there < called && *returned < by && meant.names(id, whose)
+        });
+        meant.map(|(_, _, meant)| meant)
     }
 }
 
@@ -94,6 +141,7 @@ struct World {
     random: Random,
     clock: Arc<ManualClock>,
     provider: Mock,
+    keys: Arc<Keys>,
     store: Arc<RacyStore>,
     auth: Auth,
     app: Router,
@@ -129,6 +177,15 @@ async fn sign_out(
     Extension(had.iter().map(|one| one.sign_in).collect())
 }
 
+/// Which sign-in stays, and whose it is.
+async fn end_others(sign_ins: SignIns) -> Extension<Option<(SignInId, String)>> {
+    let subject = sign_ins.account().subject().to_owned();
+    let own = sign_ins.list().await.unwrap_or_default();
+    let own = own.iter().find(|one| one.current).map(|one| one.id);
+    let ended = sign_ins.end_others().await;
+    Extension(ended.ok().and(own).map(|own| (own, subject)))
+}
+
 async fn hold(tokens: Tokens) -> Extension<Tokens> {
     Extension(tokens)
 }
@@ -162,7 +219,7 @@ async fn ask<T: Clone + Send + Sync + 'static>(
 }
 
 impl World {
-    fn new(mode: Mode, seed: u64, keys: &[u8]) -> Self {
+    fn new(mode: Mode, seed: u64, keys: &Arc<Keys>) -> Self {
         let mut random = Random::new(seed);
         let clock = Arc::new(ManualClock::at(Timestamp::from_secs(1_000_000_000)));
         let inner = MemoryTokenStore::builder().clock(clock.clone());
@@ -173,7 +230,7 @@ impl World {
             failing: Mutex::new(if mode == Mode::FailingStore { 8 } else { 0 }),
             created: Mutex::default(),
         });
-        let provider = Mock::new(clock.clone(), keys, Random::new(random.draw()));
+        let provider = Mock::new(clock.clone(), &keys.published, Random::new(random.draw()));
         provider.0.lock().unwrap().revocation_busy = 30;
         let at = |path: &str| format!("{ISSUER}{path}");
         let metadata = ProviderMetadata::new(ISSUER, at("/authorize"), at("/token"), at("/keys"))
@@ -193,7 +250,13 @@ impl World {
                 let now = seen.tick();
                 seen.evicted.entry(eviction.sign_in()).or_insert(now);
                 // Another sign-in of the account may hang on the same grant.
-                let by_wish = matches!(eviction.cause(), Cause::UserSignOut | Cause::Operator);
+                let by_wish = matches!(
+                    eviction.cause(),
+                    Cause::UserSignOut
+                        | Cause::Operator
+                        | Cause::SignOutOthers
+                        | Cause::BackChannel
+                );
                 if by_wish {
                     seen.signed_out.insert(eviction.sign_in());
                 } else if let Some(token) = eviction.tokens().refresh_token() {
@@ -207,12 +270,15 @@ impl World {
             .route("/in", post(sign_in))
             .route("/out", post(sign_out))
             .route("/hold", post(hold))
+            .route("/end-others", post(end_others))
+            .merge(auth.sign_out_routes())
             .layer(auth.layer_with(SessionManagerLayer::new(MemoryStore::default())));
         Self {
             mode,
             random,
             clock,
             provider,
+            keys: keys.clone(),
             store,
             auth,
             app,
@@ -227,18 +293,22 @@ impl World {
 
     async fn step(&mut self) {
         match self.random.below(100) {
-            0..30 => self.acquire(),
+            0..24 => self.acquire(),
+            24..27 => self.back_channel(),
+            27..29 => self.front_channel(),
+            29 => self.end_others(),
             30..42 => self.acquire_held(),
             42..54 => self.sign_in().await,
             54..60 => self.sign_out(),
             60..64 => self.drop_caller(),
             64..86 => self.answer(),
             86..96 => self.pass_time().await,
-            96..98 => {
+            96 => {
                 let auth = self.auth.clone();
                 self.others
                     .push(tokio::spawn(async move { drop(auth.evict_due().await) }));
             }
+            97 => self.end_others(),
             _ => self.remove_account().await,
         }
         for _ in 0..self.random.below(12) {
@@ -293,7 +363,13 @@ impl World {
         let browser = self.browser();
         self.sign_ins += 1;
         let subject = format!("user-{}", self.random.below(ACCOUNTS));
-        let account = Account::new(ISSUER, subject).with_sid(format!("sid-{}", self.sign_ins));
+        // Now and then two of one session at the provider.
+        let sid = format!("sid-{}", self.sign_ins / 2);
+        let whose = Whose {
+            subject: subject.clone(),
+            sid: sid.clone(),
+        };
+        let account = Account::new(ISSUER, subject).with_sid(sid);
         let (refresh, access) = self.provider.grant();
         let lifetime = [Duration::from_secs(10), Duration::from_secs(3600)][self.random.below(2)];
         let grant = self.provider.owner(&access);
@@ -301,6 +377,8 @@ impl World {
             .with_refresh_token(refresh)
             .with_access_token(AccessToken::bearer(access).expires_in(lifetime));
         let ticket = self.auth.ticket().await.ok();
+        // Not before: its stamp is taken somewhere on the way.
+        let began = self.known.lock().unwrap().tick();
         let arriving = Arriving {
             ticket,
             account,
@@ -312,7 +390,10 @@ impl World {
             let (id, cookie) = ask::<Option<SignInId>>(app, "/in", cookie, Some(arriving)).await;
             match id {
                 Some(Some(id)) => {
-                    known.lock().unwrap().grants.insert(id, grant);
+                    let mut known = known.lock().unwrap();
+                    known.grants.insert(id, grant);
+                    let done = known.tick();
+                    known.begun.insert(id, (began, done, whose));
                 }
                 // What a store that fails made of it is known to nobody.
                 _ => {
@@ -338,6 +419,70 @@ impl World {
             }
             if let Some(cookie) = cookie {
                 browsers.lock().unwrap()[browser].cookie = cookie;
+            }
+        }));
+    }
+
+    /// A logout that needs no cookie, and what it means if it is answered with 200.
+    fn log_out(&mut self, request: Request<Body>, meant: Meant) {
+        let (mut app, known) = (self.app.clone(), self.known.clone());
+        self.others.push(tokio::spawn(async move {
+            let called = known.lock().unwrap().tick();
+            std::future::poll_fn(|cx| Service::<Request<Body>>::poll_ready(&mut app, cx))
+                .await
+                .unwrap();
+            let response: Response<Body> = app.call(request).await.unwrap();
+            if response.status() == 200 {
+                let mut known = known.lock().unwrap();
+                let returned = known.tick();
+                known.logouts.push((called, returned, meant));
+            }
+        }));
+    }
+
+    /// The provider calls.
+    fn back_channel(&mut self) {
+        let by_sid = self.random.percent(50);
+        let (name, value) = match by_sid {
+            true => ("sid", self.some_sid()),
+            false => ("sub", format!("user-{}", self.random.below(ACCOUNTS))),
+        };
+        let token = self.keys.logout_token(name, &value, self.clock.wall());
+        let request = Request::post("/signout/backchannel")
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(Body::from(format!("logout_token={token}")))
+            .unwrap();
+        let meant = match by_sid {
+            true => Meant::Sid(value),
+            false => Meant::Subject(value),
+        };
+        self.log_out(request, meant);
+    }
+
+    fn front_channel(&mut self) {
+        let sid = self.some_sid();
+        let path = format!("/signout/frontchannel?iss={ISSUER}&sid={sid}");
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        self.log_out(request, Meant::SidThatIsThere(sid));
+    }
+
+    fn some_sid(&mut self) -> String {
+        format!("sid-{}", self.random.below(self.sign_ins / 2 + 1))
+    }
+
+    /// From one session of an account.
+    fn end_others(&mut self) {
+        let browser = self.browser();
+        let (app, cookie) = (self.app.clone(), self.cookie(browser));
+        let known = self.known.clone();
+        self.others.push(tokio::spawn(async move {
+            let called = known.lock().unwrap().tick();
+            let ended = ask::<Option<(SignInId, String)>>(app, "/end-others", cookie, None);
+            if let (Some(Some((own, subject))), _) = ended.await {
+                let mut known = known.lock().unwrap();
+                let returned = known.tick();
+                let meant = Meant::Others(subject, own);
+                known.logouts.push((called, returned, meant));
             }
         }));
     }
@@ -505,6 +650,14 @@ async fn use_tokens(
     };
     let mut known = known.lock().unwrap();
     known.acquired += 1;
+    // What another node removed before is not this node's to end; see below.
+    let elsewhere = known.removed.contains_key(&id);
+    if let Some(meant) = known.logged_out(id, began).cloned()
+        && !elsewhere
+    {
+        let violation = format!("{id}: a token after the logout of {meant:?}");
+        known.violations.push(violation);
+    }
     if known.evicted.get(&id).is_some_and(|at| *at < began) {
         known
             .violations

@@ -1,15 +1,18 @@
 //! Users who end their sign-ins: one, the others, all.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum_signout::clock::ManualClock;
 use axum_signout::testing::{Event, Gate, TestBrowser, TestProvider};
-use axum_signout::{Cause, Tokens};
+use axum_signout::{Account, Cause, SignInId, SignIns, Tokens};
 use serde_json::json;
+use tower::ServiceExt as _;
 
 use crate::people::{
     browser, evicted, id_of, labelled, labels, own_id, press, pressed, setup, who,
 };
-use crate::support::app::{App, send};
+use crate::support::app::{App, Setup, send};
 use crate::support::faulty::{ALL, Fail, FaultyStore};
 use crate::world::settle;
 
@@ -365,16 +368,24 @@ async fn a_token_store_that_is_away_is_caught_up_with_r43_a5() {
     assert_eq!(who(&app, &mut phone_was.clone()).await, "nobody");
 }
 
-#[tokio::test]
-async fn a_handler_that_outlives_its_sign_in_has_no_say_any_more_r43() {
-    let provider = TestProvider::start().await;
-    let (send_handle, mut handles) = tokio::sync::mpsc::unbounded_channel();
-    let hold = move |sign_ins: axum_signout::SignIns| {
+/// An app with a handler that gives its `SignIns` away.
+async fn holding(
+    setup: Setup,
+    provider: &TestProvider,
+) -> (App, tokio::sync::mpsc::UnboundedReceiver<SignIns>) {
+    let (send_handle, handles) = tokio::sync::mpsc::unbounded_channel();
+    let hold = move |sign_ins: SignIns| {
         send_handle.send(sign_ins).unwrap();
         std::future::ready(())
     };
     let routes = crate::people::routes().route("/hold-sign-ins", axum::routing::get(hold));
-    let app = setup().routes(routes).start(&provider).await;
+    (setup.routes(routes).start(provider).await, handles)
+}
+
+#[tokio::test]
+async fn a_handler_that_outlives_its_sign_in_has_no_say_any_more_r43() {
+    let provider = TestProvider::start().await;
+    let (app, mut handles) = holding(setup(), &provider).await;
     let mut thief = browser(&app, "thief", "alice").await;
     let mut here = browser(&app, "here", "alice").await;
     app.get(&mut thief, "/hold-sign-ins").await;
@@ -385,6 +396,79 @@ async fn a_handler_that_outlives_its_sign_in_has_no_say_any_more_r43() {
     assert_eq!(handle.list().await.unwrap_err().kind(), refused);
     assert_eq!(handle.end(id).await.unwrap_err().kind(), refused);
     assert_eq!(handle.end_others().await.unwrap_err().kind(), refused);
+    let report = handle.end_all().await;
+    assert_eq!((report.evicted.len(), report.pending), (0, 0));
+    assert_eq!(who(&app, &mut here).await, "alice");
+}
+
+/// Whoever was thrown out must not come back by a request that was under way: a form whose end is sent when the thief likes.
+#[tokio::test]
+async fn who_was_thrown_out_signs_nobody_out_everywhere_r43() {
+    let provider = TestProvider::start().await;
+    let app = setup().start(&provider).await;
+    let thief = browser(&app, "thief", "alice").await;
+    let mut here = browser(&app, "here", "alice").await;
+    let stalled = Gate::new();
+    let end_of_body = stalled.clone();
+    let body = async move {
+        end_of_body.pass().await;
+        Ok::<_, std::io::Error>("everywhere=true")
+    };
+    let body = axum::body::Body::from_stream(futures_util::stream::once(body));
+    let request = axum::http::Request::post("/signout")
+        .header("cookie", crate::support::app::cookies(&thief))
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(body)
+        .unwrap();
+    let running = tokio::spawn(app.router.clone().oneshot(request));
+    stalled.arrived(1).await;
+    pressed(&app, &mut here, "/sign-ins/end-others").await;
+    stalled.open();
+    assert!(running.await.unwrap().unwrap().status().is_redirection());
+    assert_eq!(who(&app, &mut here).await, "alice");
+    assert_eq!(causes(&app), [Cause::SignOutOthers]);
+}
+
+/// But a second click of the user's own counts, although the first has ended this session already.
+#[tokio::test]
+async fn a_session_that_its_user_has_just_ended_still_signs_out_everywhere_r43() {
+    let provider = TestProvider::start().await;
+    let (app, mut handles) = holding(setup(), &provider).await;
+    let mut here = browser(&app, "here", "alice").await;
+    let mut there = browser(&app, "there", "alice").await;
+    app.get(&mut here, "/hold-sign-ins").await;
+    let handle = handles.recv().await.unwrap();
+    app.leave(&here, json!({ "local_only": true })).await;
+    assert_eq!(who(&app, &mut there).await, "alice");
+    assert_eq!(handle.end_all().await.evicted.len(), 1);
+    assert_eq!(who(&app, &mut there).await, "nobody");
+}
+
+#[tokio::test]
+async fn who_was_thrown_out_on_another_node_has_no_say_on_this_one_either_r43() {
+    let provider = TestProvider::start().await;
+    let clock = Arc::new(ManualClock::new());
+    let store = FaultyStore::with_clock(clock.clone()).shared();
+    let (of_auth, store_of_auth) = (clock.clone(), store.clone());
+    let setup = setup().auth(move |auth| labelled(auth).clock(of_auth).store(store_of_auth));
+    let (app, mut handles) = holding(setup, &provider).await;
+    let mut thief = browser(&app, "thief", "alice").await;
+    let mut here = browser(&app, "here", "alice").await;
+    app.get(&mut thief, "/hold-sign-ins").await;
+    let handle = handles.recv().await.unwrap();
+    // As another node does it: this one hears nothing.
+    let account = Account::new(provider.issuer(), "alice");
+    let other = Setup::new().auth(move |auth| auth.store(store));
+    let other = other.start_with(provider.issuer(), |_| {}).await;
+    let thiefs = SignInId::parse(&id_of(&app, &here, "thief").await).unwrap();
+    let report = other.auth.end_sign_in(&account, thiefs).await.unwrap();
+    assert_eq!(report.evicted.len(), 1);
+    clock.advance(Duration::from_secs(2));
+    let refused = axum_signout::ErrorKind::NotSignedIn;
+    assert_eq!(handle.end_others().await.unwrap_err().kind(), refused);
+    assert_eq!(handle.list().await.unwrap_err().kind(), refused);
+    assert_eq!(handle.end(thiefs).await.unwrap_err().kind(), refused);
+    assert!(handle.end_all().await.evicted.is_empty());
     assert_eq!(who(&app, &mut here).await, "alice");
 }
 

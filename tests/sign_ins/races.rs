@@ -88,6 +88,34 @@ async fn a_sign_in_that_started_before_a_sign_out_everywhere_is_refused_and_begi
     }
 }
 
+/// It may show no page, and must not be let in without one.
+#[tokio::test]
+async fn a_silent_sign_in_that_is_overtaken_does_not_begin_anew_r43() {
+    let provider = TestProvider::start().await;
+    let app = setup().start(&provider).await;
+    let mut silent = browser(&app, "silent", "alice").await;
+    let gate = Gate::new();
+    provider
+        .faults()
+        .once(Endpoint::Token, Fault::HoldAnswer(gate.clone()));
+    let url = app.url("/signin?return_to=/whoami&prompt=none");
+    let page = tokio::spawn(async move {
+        let page = silent.goto(url).await.unwrap();
+        match page.url().path() {
+            "/signin/callback" if page.status() == 200 => silent.follow().await.unwrap(),
+            _ => page,
+        }
+    });
+    gate.arrived(1).await;
+    let alice = Account::new(provider.issuer(), "alice");
+    app.auth.end_sign_ins_of(&alice).await.unwrap();
+    gate.open();
+    let page = page.await.unwrap();
+    assert_eq!(page.status(), 400, "{}", page.body());
+    assert!(page.body().contains("login_required"), "{}", page.body());
+    assert_eq!(sign_ins(&app).await, 0);
+}
+
 #[tokio::test]
 async fn a_sign_in_that_started_after_a_sign_out_everywhere_is_accepted_r43() {
     for off in OFF {

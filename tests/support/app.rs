@@ -46,6 +46,7 @@ impl Drop for App {
 
 /// How an app differs from the default one.
 pub struct Setup<Sessions: SessionStore = MemoryStore> {
+    pub client_id: &'static str,
     pub sessions: SessionManagerLayer<Sessions>,
     pub provider: Box<dyn FnOnce(ProviderBuilder) -> ProviderBuilder + Send>,
     pub auth: Box<dyn FnOnce(AuthBuilder) -> AuthBuilder + Send>,
@@ -55,6 +56,7 @@ pub struct Setup<Sessions: SessionStore = MemoryStore> {
 impl Default for Setup {
     fn default() -> Self {
         Self {
+            client_id: CLIENT,
             sessions: SessionManagerLayer::new(MemoryStore::default()),
             provider: Box::new(|provider| provider),
             auth: Box::new(|auth| auth),
@@ -70,6 +72,11 @@ impl Setup {
 }
 
 impl<Sessions: SessionStore + Clone> Setup<Sessions> {
+    pub fn client_id(mut self, client_id: &'static str) -> Self {
+        self.client_id = client_id;
+        self
+    }
+
     pub fn auth(mut self, f: impl FnOnce(AuthBuilder) -> AuthBuilder + Send + 'static) -> Self {
         self.auth = Box::new(f);
         self
@@ -88,6 +95,7 @@ impl<Sessions: SessionStore + Clone> Setup<Sessions> {
         sessions: SessionManagerLayer<Other>,
     ) -> Setup<Other> {
         Setup {
+            client_id: self.client_id,
             sessions,
             provider: self.provider,
             auth: self.auth,
@@ -112,7 +120,7 @@ impl<Sessions: SessionStore + Clone> Setup<Sessions> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         register(&base);
-        let provider = Provider::discover(issuer, CLIENT)
+        let provider = Provider::discover(issuer, self.client_id)
             .client_secret(SECRET)
             .scopes(["openid", "profile", "email", "offline_access"]);
         let provider = (self.provider)(provider).build().unwrap();

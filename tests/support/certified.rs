@@ -174,8 +174,9 @@ pub enum Fault {
 /// Something that happened at the provider.
 ///
 /// Names: those of `oidc-provider` (`grant.success`, `grant.error`, `grant.revoked`, `refresh_token.consumed`,
-/// `access_token.saved`, `end_session.success`, `backchannel.success`, `backchannel.error`, …) and `request`,
-/// `response` and `request.held` of the server around it.
+/// `access_token.saved`, `end_session.success`, `backchannel.success`, `backchannel.error`, …), `request`, `response` and
+/// `request.held` of the server around it, and `logout_token.answered` with the status of the app's answer and whom the token
+/// named.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Event {
     pub seq: u64,
@@ -405,11 +406,12 @@ impl Certified {
             .await;
     }
 
-    /// Sends a logout token to a client now. Its `sid` goes along if the client registered that it needs one.
+    /// Sends a logout token to a client now. Its `sid` goes along if the client registered that it needs one. No session
+    /// and no grant of the provider's ends with it.
     pub async fn send_logout_token(
         &self,
         client_id: &str,
-        sub: &str,
+        sub: Option<&str>,
         sid: Option<&str>,
     ) -> Delivery {
         self.tell(

@@ -51,7 +51,7 @@ impl Faults {
         self.0.lock().unwrap().clear();
     }
 
-    fn of(&self, operation: &'static str) -> Option<Fail> {
+    pub fn of(&self, operation: &'static str) -> Option<Fail> {
         self.0.lock().unwrap().get(operation).cloned()
     }
 }

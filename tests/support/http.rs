@@ -54,6 +54,13 @@ impl Browser {
         Some(header.to_str().expect("cookies are ASCII here").to_owned())
     }
 
+    /// Loses one cookie of that address, and keeps the others.
+    pub fn forget(&self, url: &str, name: &str) {
+        let url = Url::parse(url).expect("an absolute URL");
+        let removal = format!("{name}=; Path=/; Max-Age=0");
+        self.cookies.add_cookie_str(&removal, &url);
+    }
+
     pub async fn get(&self, url: &str) -> Page {
         page(self.client.get(url)).await
     }

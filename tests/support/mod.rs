@@ -12,3 +12,4 @@ pub mod example;
 pub mod faulty;
 pub mod http;
 mod process;
+pub mod redis;

@@ -44,6 +44,49 @@ async fn a_request_after_the_end_is_anonymous_and_its_session_empty_r42() {
     assert_eq!(world.app.seen()[0].cause, Cause::Idle);
 }
 
+/// Nor does a handler that still runs get anything.
+#[tokio::test]
+async fn a_handler_that_outlives_a_lifetime_gets_no_token_before_the_sweep_r42() {
+    let rows = [
+        (120 * MINUTE, 300 * MINUTE, Cause::Idle),
+        (60 * MINUTE, 60 * MINUTE, Cause::Absolute),
+    ];
+    for (end, absolute, cause) in rows {
+        let world = World::with(move |auth| auth.absolute_lifetime(absolute)).await;
+        let browser = world.sign_in("alice").await;
+        let [one, two, three] = [
+            world.tokens(&browser).await,
+            world.tokens(&browser).await,
+            world.tokens(&browser).await,
+        ];
+        assert!(acquire(&one).await.is_ok() && one.id_token().is_ok());
+        world.advance(end + A_LITTLE);
+        assert_eq!(kind(acquire(&one).await), ErrorKind::NotSignedIn, "{cause}");
+        assert_eq!(kind(one.id_token()), ErrorKind::NotSignedIn);
+        assert_eq!(one.ended().await, cause);
+        // Whoever asks first: what one has found holds for all.
+        assert_eq!(kind(two.id_token()), ErrorKind::NotSignedIn);
+        assert_eq!(kind(three.time_left().await), ErrorKind::NotSignedIn);
+        assert_eq!(world.app.seen(), []);
+        assert_eq!(world.app.auth.evict_due().await.unwrap(), 1);
+        assert_eq!(world.app.seen()[0].cause, cause);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_goes_on_past_the_end_it_knew_of_where_others_have_prolonged_it_r42() {
+    let world = World::new().await;
+    let browser = world.sign_in("alice").await;
+    let held = [world.tokens(&browser).await, world.tokens(&browser).await];
+    world.advance(100 * MINUTE);
+    assert_eq!(world.get(&browser, "/whoami").await.body(), "alice");
+    world.advance(100 * MINUTE);
+    assert!(held[0].id_token().is_ok());
+    assert!(acquire(&held[1]).await.is_ok());
+    world.advance(20 * MINUTE + A_LITTLE);
+    assert_eq!(kind(held[0].id_token()), ErrorKind::NotSignedIn);
+}
+
 #[tokio::test]
 async fn use_prolongs_the_idle_time_and_not_the_absolute_one_r42() {
     let world = World::with(|auth| auth.absolute_lifetime(300 * MINUTE)).await;

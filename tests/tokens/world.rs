@@ -48,7 +48,7 @@ impl World {
         Self::assemble(provider, setup, auth, |store| store).await
     }
 
-    async fn assemble(
+    pub async fn assemble(
         provider: TestProviderBuilder,
         setup: Setup,
         auth: impl FnOnce(AuthBuilder) -> AuthBuilder + Send + 'static,

@@ -17,6 +17,7 @@ use axum_signout::testing::{NeedsConsent, TestClient, TestProvider};
 use axum_signout::{Auth, Eviction, Navigation, Provider};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tower_http::csrf::CsrfLayer;
 use tower_sessions::cookie::SameSite;
 use tower_sessions::{MemoryStore, SessionManagerLayer};
 
@@ -144,7 +145,9 @@ fn router(auth: &Auth, state: State) -> Router {
         .route("/break", post(handlers::break_grant))
         .route("/sign-ins/end", post(handlers::end_sign_in))
         .route("/sign-ins/end-others", post(handlers::end_others))
-        .route_layer(auth.require_account());
+        .route_layer(auth.require_account())
+        // `/signout` defends itself against other sites' forms; what an app does by itself, the app defends.
+        .route_layer(CsrfLayer::new());
     Router::new()
         .route("/", get(handlers::home))
         .route("/events", get(handlers::events))

@@ -22,6 +22,8 @@ struct Introspection {
 struct Answer {
     active: bool,
     token_type: Option<String>,
+    /// Whom it was issued to.
+    client_id: Option<String>,
     sub: Option<String>,
 }
 
@@ -46,12 +48,16 @@ async fn orders(
         StatusCode::SERVICE_UNAVAILABLE
     })?;
     match answer {
-        // A refresh token is known to the provider as well, and opens nothing here.
+        // A token that another app got is none for this API; where a provider knows of audiences or scopes, they are to be
+        // looked at as well. A refresh token is known to the provider as well, and opens nothing here.
         Answer {
             active: true,
             token_type: Some(kind),
+            client_id: Some(client),
             sub: Some(_),
-        } if kind == "Bearer" => Ok(Json(json!({ "orders": ["Lamp", "Teapot", "Umbrella"] }))),
+        } if kind == "Bearer" && client == super::CLIENT_ID => {
+            Ok(Json(json!({ "orders": ["Lamp", "Teapot", "Umbrella"] })))
+        }
         _ => Err(StatusCode::UNAUTHORIZED),
     }
 }

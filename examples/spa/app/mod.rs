@@ -15,7 +15,8 @@ use axum::routing::get;
 use axum::{Json, Router};
 use axum_signout::clock::{Clock, SystemClock};
 use axum_signout::testing::{TestClient, TestProvider};
-use axum_signout::{Account, Auth, Provider, SignOutReport, Tokens};
+use axum_signout::{Auth, LongUrl, Provider, SignOutReport, Tokens};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -83,6 +84,9 @@ impl Spa {
             .idle_lifetime(options.idle)
             .after_sign_in("/")
             .after_sign_out("/")
+            // Where the user goes to sign out is told to a script: not even the ID token is in that URL. The provider asks
+            // the user instead whether it is they who want to leave.
+            .long_url(0, LongUrl::DropHint)
             .on_sign_out(|report: SignOutReport| async move {
                 tracing::info!(cause = %report.cause, sign_ins = report.evicted.len(), "signed out");
             })
@@ -143,8 +147,17 @@ fn file((kind, content): (&'static str, &'static str)) -> Response {
     (headers, content).into_response()
 }
 
-async fn me(account: Account) -> Json<Value> {
-    Json(json!({ "name": account.name().unwrap_or_else(|| account.subject().to_owned()) }))
+/// With the sign-in's public name, so that the page knows whose answer it is.
+async fn me(tokens: Tokens) -> Json<Value> {
+    let account = tokens.account();
+    let name = account.name();
+    let name = name.unwrap_or_else(|| account.subject().to_owned());
+    Json(json!({ "sign_in": tokens.sign_in(), "name": name }))
+}
+
+#[derive(Deserialize)]
+struct Orders {
+    orders: Vec<String>,
 }
 
 /// The token goes from here to the API, and the API's answer to the page.
@@ -156,11 +169,13 @@ async fn orders(State(api): State<Api>, tokens: Tokens) -> Result<Response, axum
         .await
         .and_then(reqwest::Response::error_for_status)
     {
-        Ok(answer) => answer.json::<Value>().await,
+        Ok(answer) => answer.json::<Orders>().await,
         Err(error) => Err(error),
     };
     Ok(match answer {
-        Ok(orders) => Json(orders).into_response(),
+        Ok(Orders { orders }) => {
+            Json(json!({ "sign_in": tokens.sign_in(), "orders": orders })).into_response()
+        }
         Err(error) => {
             tracing::warn!(error = %error.without_url(), "the API did not answer");
             StatusCode::BAD_GATEWAY.into_response()

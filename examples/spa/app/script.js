@@ -8,7 +8,8 @@ const write = (id, text) => { document.getElementById(id).textContent = text; };
 const tabs = new BroadcastChannel("session");
 const draft = document.getElementById("draft");
 
-let signedIn = false;
+// Whom this tab shows: the server's name for the sign-in, or nobody.
+let who = null;
 let endsAt = 0;
 let warned = false;
 let next;
@@ -28,20 +29,27 @@ function forget(cause) {
   show("warning", false);
   show("signed-in", false);
   show("signed-out", true);
-  if (signedIn) {
+  if (who) {
     write("why", WHY[cause] || "You are signed out.");
   }
-  signedIn = false;
+  who = null;
 }
 
-async function welcome() {
-  const answer = await fetch("/api/me", { headers: { Accept: "application/json" } });
-  if (!answer.ok) {
+// What the server says, unless it says it of somebody else by now: another tab may have signed another user in.
+async function get(path) {
+  const answer = await fetch(path, { headers: { Accept: "application/json" } });
+  const said = answer.ok ? await answer.json() : {};
+  return { ok: answer.ok, status: answer.status, ...said };
+}
+
+async function welcome(signIn) {
+  const me = await get("/api/me");
+  if (!me.ok || me.sign_in !== signIn) {
     return;
   }
-  write("name", (await answer.json()).name);
-  draft.value = sessionStorage.getItem("draft") || "";
-  signedIn = true;
+  who = signIn;
+  write("name", me.name);
+  draft.value = sessionStorage.getItem(who) || "";
   write("why", "");
   show("signed-out", false);
   show("signed-in", true);
@@ -49,14 +57,18 @@ async function welcome() {
 
 async function learn(status) {
   if (!status.signed_in) {
-    if (signedIn) {
+    if (who) {
       tabs.postMessage({ ended: status.ended });
     }
     forget(status.ended);
     return;
   }
-  if (!signedIn) {
-    await welcome();
+  const latest = status.sign_ins.at(-1).sign_in;
+  if (who && who !== latest) {
+    forget();
+  }
+  if (!who) {
+    await welcome(latest);
   }
   endsAt = Date.now() + status.expires_in * 1000;
   warned = status.warn;
@@ -64,8 +76,13 @@ async function learn(status) {
 }
 
 function countDown() {
-  show("warning", signedIn && warned);
-  write("seconds", Math.max(0, Math.round((endsAt - Date.now()) / 1000)));
+  const left = Math.round((endsAt - Date.now()) / 1000);
+  show("warning", Boolean(who) && warned);
+  write("seconds", Math.max(0, left));
+  // Without the server, too: it may be out of reach when the time is up. A minute more, for clocks that were set.
+  if (who && left < -60) {
+    forget("Idle");
+  }
 }
 
 async function ask(method) {
@@ -78,7 +95,7 @@ async function ask(method) {
     }
     await learn(await answer.json());
     show("trouble", false);
-    if (signedIn) {
+    if (who) {
       // Just after the end, rather than some time later.
       pause = Math.min(pause, Math.max(500, endsAt - Date.now() + 500));
     }
@@ -91,25 +108,32 @@ async function ask(method) {
 }
 
 async function logOff() {
-  const answer = await fetch("/signout", { method: "POST", headers: { Accept: "application/json" } });
-  if (!answer.ok) {
+  try {
+    const answer = await fetch("/signout", { method: "POST", headers: { Accept: "application/json" } });
+    if (!answer.ok) {
+      throw new Error(answer.status);
+    }
+    const { location } = await answer.json();
+    forget("UserSignOut");
+    tabs.postMessage({ ended: "UserSignOut" });
+    // To the provider, whose session ends too.
+    window.location.assign(location);
+  } catch {
     show("trouble", true);
-    return;
   }
-  const { location } = await answer.json();
-  forget("UserSignOut");
-  tabs.postMessage({ ended: "UserSignOut" });
-  // To the provider, whose session ends too.
-  window.location.assign(location);
 }
 
 async function load() {
-  const answer = await fetch("/api/orders", { headers: { Accept: "application/json" } });
-  if (answer.status === 401) {
+  const mine = who;
+  const answer = await get("/api/orders").catch(() => ({ ok: false }));
+  if (who !== mine) {
+    return;
+  }
+  if (answer.status === 401 || (answer.ok && answer.sign_in !== mine)) {
     ask("GET");
     return;
   }
-  const { orders } = answer.ok ? await answer.json() : { orders: ["The orders cannot be had just now."] };
+  const orders = answer.ok ? answer.orders : ["The orders cannot be had just now."];
   const items = orders.map((order) => {
     const item = document.createElement("li");
     item.textContent = order;
@@ -118,7 +142,7 @@ async function load() {
   document.getElementById("orders").replaceChildren(...items);
 }
 
-draft.addEventListener("input", () => sessionStorage.setItem("draft", draft.value));
+draft.addEventListener("input", () => who && sessionStorage.setItem(who, draft.value));
 document.getElementById("log-off").addEventListener("click", logOff);
 document.getElementById("stay").addEventListener("click", () => ask("POST"));
 document.getElementById("load").addEventListener("click", load);

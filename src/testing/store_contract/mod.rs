@@ -186,6 +186,7 @@ macro_rules! __store_contract_rows {
                 a_younger_id_token_passes_the_mark_of_a_logout_token
                 a_sign_in_of_unknown_start_is_held_against_iat_only
                 the_strictest_of_several_marks_holds
+                what_takes_longer_than_marks_are_kept_is_refused_r23_r43
                 marks_and_causes_end
             }
             repeats {

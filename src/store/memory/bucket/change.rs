@@ -44,7 +44,11 @@ impl Bucket {
         if refused || self.tombstones.get(address, now).is_some() {
             return Err(Refusal::Late);
         }
-        if self.marks.refuse(&address.account, started, now) {
+        // Of its start on no mark is sure to be there still.
+        let too_late = started
+            .at
+            .is_some_and(|at| now.since(at) >= removal.mark_for);
+        if too_late || self.marks.refuse(&address.account, started, now) {
             self.answer_create(address, Created::Refused, removal, now);
             return Err(Refusal::Late);
         }

@@ -173,6 +173,27 @@ pub async fn the_strictest_of_several_marks_holds(factory: &dyn Factory) {
     assert!(!passes(&test, &selector(), &before).await);
 }
 
+/// R23, R43: a mark that it should have met would be gone by then.
+pub async fn what_takes_longer_than_marks_are_kept_is_refused_r23_r43(factory: &dyn Factory) {
+    let test = any(factory).await;
+    let entry = || entry_of("x", &[]);
+    let started = test.started().await;
+    test.advance(MARK_FOR - MINUTE).await;
+    let new = locator(&someone());
+    assert!(is_done(&test.create(&new, entry(), &started).await));
+    test.advance(MINUTE).await;
+    let late = locator(&someone());
+    for _ in 0..2 {
+        assert!(!is_done(&test.create(&late, entry(), &started).await));
+    }
+    test.assert_gone(&late, "too late").await;
+    // One without a start was never held against marks of the store's time.
+    let unknown = Started::default();
+    assert!(is_done(
+        &test.create(&locator(&someone()), entry(), &unknown).await
+    ));
+}
+
 pub async fn marks_and_causes_end(factory: &dyn Factory) {
     let test = any(factory).await;
     let ann = test.sign_in(&someone(), "ann").await;

@@ -266,6 +266,9 @@ impl Model {
         let marks = self.account_marks.get(&new.address.account);
         let (must, may) = verdicts(marks.map_or(&[], Vec::as_slice), &started, now);
         let (entry, removal) = (self.entry(&name, &selectors), self.removal());
+        let late = |at: Timestamp| now.since(at) >= removal.mark_for;
+        let late = started.at.is_some_and(late);
+        let (must, may) = (must || late, may || late);
         let mut done = false;
         for repeat in 0..=self.below(2) {
             let store = self.test.store();
