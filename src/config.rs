@@ -152,6 +152,8 @@ pub(crate) struct Config {
     pub(crate) lifetimes: Lifetimes,
     /// An access token that ends within this is not handed out.
     pub(crate) expiry_margin: Duration,
+    /// After which share of an access token's life the next one is got in the background.
+    pub(crate) refresh_ahead: Option<f64>,
     pub(crate) pending_sign_in: Duration,
     pub(crate) pending_sign_out: Duration,
     pub(crate) identity: Vec<String>,
@@ -182,6 +184,7 @@ impl Default for Config {
                 absolute: Duration::from_secs(72 * 60 * 60),
             },
             expiry_margin: Duration::from_secs(60),
+            refresh_ahead: Some(0.8),
             pending_sign_in: Duration::from_secs(60 * 60),
             pending_sign_out: Duration::from_secs(10 * 60),
             identity: Vec::new(),

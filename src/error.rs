@@ -294,7 +294,9 @@ impl IntoResponse for Error {
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            let seconds = self.retry_after.map_or(5, |after| after.as_secs().max(1));
+            // Rounded up: who comes back a moment too early waits once more.
+            let whole = |after: Duration| after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            let seconds = self.retry_after.map_or(5, |after| whole(after).max(1));
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(self.kind);
@@ -327,7 +329,7 @@ mod tests {
     #[test]
     fn a_response_shows_the_fixed_text_only() {
         let error = Error::new(ErrorKind::ProviderUnavailable, "secret context")
-            .with_retry_after(Duration::from_secs(7));
+            .with_retry_after(Duration::from_millis(6001));
         let response = error.into_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[header::RETRY_AFTER], "7");

@@ -133,6 +133,30 @@ pub(crate) fn refresh_failed(who: Who<'_>, sign_in: SignInId, kind: ErrorKind) {
     );
 }
 
+/// The refreshes of several sign-ins failed in a row: others are put off. Or the first one after that was answered.
+pub(crate) fn provider_outage(issuer: &str, over: bool) {
+    let outcome = if over { "ended" } else { "began" };
+    count(
+        "axum_signout_provider_outages_total",
+        &[("outcome", outcome)],
+    );
+    if over {
+        tracing::info!(
+            target: "axum_signout::provider",
+            issuer,
+            outcome,
+            "the provider answers again"
+        );
+    } else {
+        tracing::warn!(
+            target: "axum_signout::provider",
+            issuer,
+            outcome,
+            "the provider does not answer: refreshes are put off"
+        );
+    }
+}
+
 /// One sign-in's tokens have left the cache.
 pub(crate) fn evicted(
     who: Who<'_>,

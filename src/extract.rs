@@ -205,7 +205,8 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for Tokens {
 
 impl Tokens {
     /// A valid access token that carries these scopes: from the cache, without I/O, or by one refresh at the provider
-    /// where there is none or it is about to end. `()` means the token that came with the sign-in.
+    /// where there is none or it is about to end. Where there is one that is [past a share of its
+    /// life](crate::AuthBuilder::refresh_ahead), it is returned at once and the next one got in the background. `()` means the token that came with the sign-in.
     ///
     /// A text of several scopes is separated by spaces, as in OAuth.
     ///
@@ -214,7 +215,8 @@ impl Tokens {
     /// * [`ErrorKind::NotSignedIn`]: the sign-in has ended, also while this was waiting.
     /// * [`ErrorKind::InteractionRequired`]: the user has to go to the provider: consent, or no refresh token.
     /// * [`ErrorKind::ProviderUnavailable`], [`ErrorKind::ProviderRejected`]: the refresh did not succeed, and no token that
-    ///   is still valid is there.
+    ///   is still valid is there. The first also without an attempt, until the pause after the last one is over;
+    ///   [`Error::retry_after`] is what is left of it.
     /// * [`ErrorKind::StoreUnavailable`]: the token store did not answer.
     pub async fn acquire(&self, scopes: impl Scopes) -> Result<AccessToken, Error> {
         self.sign_in.acquire(&scopes.list(), None).await

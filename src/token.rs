@@ -41,11 +41,23 @@ pub(crate) enum Expiry {
     /// The provider did not say.
     Unknown,
     /// So long after it was received, which nobody has stamped yet.
-    In(Duration),
+    In {
+        lifetime: Duration,
+        soon: Soon,
+    },
     At(Timestamp),
     /// From when it was received.
-    Between(Timestamp, Timestamp),
+    Between {
+        from: Timestamp,
+        end: Timestamp,
+        soon: Soon,
+    },
 }
+
+/// After how many seconds the provider wants a token refreshed (`refresh_in`, an extension of Entra); none for zero. It fits
+/// into a gap of [`Expiry`], so that it takes no memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Soon(u32);
 
 /// An access token and what is known of it. Cheap to clone.
 #[derive(Clone)]
@@ -100,7 +112,19 @@ impl AccessToken {
     /// How long it lives from the moment it is stored.
     #[must_use]
     pub fn expires_in(self, lifetime: Duration) -> Self {
-        self.change(|access| access.expiry = Expiry::In(lifetime))
+        self.change(|access| {
+            let soon = Soon::default();
+            access.expiry = Expiry::In { lifetime, soon };
+        })
+    }
+
+    /// When the provider wants it refreshed, counted as its lifetime is. Without one it says nothing.
+    pub(crate) fn refresh_in(self, after: Duration) -> Self {
+        self.change(|access| {
+            if let Expiry::In { soon, .. } = &mut access.expiry {
+                *soon = Soon(after.as_secs().try_into().unwrap_or(u32::MAX));
+            }
+        })
     }
 
     /// When it ends.
@@ -146,8 +170,8 @@ impl AccessToken {
     #[must_use]
     pub fn expires(&self) -> Option<Timestamp> {
         match self.0.expiry {
-            Expiry::At(end) | Expiry::Between(_, end) => Some(end),
-            Expiry::Unknown | Expiry::In(_) => None,
+            Expiry::At(end) | Expiry::Between { end, .. } => Some(end),
+            Expiry::Unknown | Expiry::In { .. } => None,
         }
     }
 
@@ -157,8 +181,8 @@ impl AccessToken {
     pub fn is_valid_at(&self, now: Timestamp, margin: Duration) -> bool {
         match self.0.expiry {
             Expiry::Unknown => true,
-            Expiry::In(lifetime) => lifetime > margin,
-            Expiry::At(end) | Expiry::Between(_, end) => now.plus(margin) < end,
+            Expiry::In { lifetime, .. } => lifetime > margin,
+            Expiry::At(end) | Expiry::Between { end, .. } => now.plus(margin) < end,
         }
     }
 
@@ -166,11 +190,38 @@ impl AccessToken {
     /// count, or a token that lives for a minute would be refreshed by every request.
     pub(crate) fn is_fresh_at(&self, now: Timestamp, margin: Duration) -> bool {
         let margin = match self.0.expiry {
-            Expiry::Between(from, end) => margin.min(end.since(from) / 2),
-            Expiry::In(lifetime) => margin.min(lifetime / 2),
+            Expiry::Between { from, end, .. } => margin.min(end.since(from) / 2),
+            Expiry::In { lifetime, .. } => margin.min(lifetime / 2),
             Expiry::Unknown | Expiry::At(_) => margin,
         };
         self.is_valid_at(now, margin)
+    }
+
+    /// Whether it is time to get another one in the background, while this one is served: after a share of its life, or when
+    /// the provider said, and up to half of what is left until the margin later, by the sign-in's place among all (`spread`, from
+    /// 0 to 1), so that tokens that were issued together are not due together. Never of a token whose life is not known.
+    ///
+    /// A provider that wants it before a tenth of the token's life is not believed: every request would refresh.
+    pub(crate) fn is_due_at(
+        &self,
+        now: Timestamp,
+        margin: Duration,
+        share: f64,
+        spread: f64,
+    ) -> bool {
+        let Expiry::Between { from, end, soon } = self.0.expiry else {
+            return false;
+        };
+        let (life, passed) = (end.since(from), now.since(from));
+        let begin = match soon {
+            Soon(0) => life.mul_f64(share),
+            Soon(seconds) => Duration::from_secs(seconds.into()).max(life / 10),
+        };
+        if passed < begin {
+            return false;
+        }
+        let rest = life.saturating_sub(margin.min(life / 2));
+        passed >= begin + rest.saturating_sub(begin).mul_f64(spread / 2.0)
     }
 
     /// Whether a request for these scopes and this resource is served by this token.
@@ -187,8 +238,12 @@ impl AccessToken {
     }
 
     fn stamp(&mut self, now: Timestamp) {
-        if let Expiry::In(lifetime) = self.0.expiry {
-            Arc::make_mut(&mut self.0).expiry = Expiry::Between(now, now.plus(lifetime));
+        if let Expiry::In { lifetime, soon } = self.0.expiry {
+            Arc::make_mut(&mut self.0).expiry = Expiry::Between {
+                from: now,
+                end: now.plus(lifetime),
+                soon,
+            };
         }
     }
 }
@@ -412,6 +467,48 @@ mod tests {
         assert!(!token.is_valid_at(at(1040), Duration::from_secs(60)));
         assert!(token.is_fresh_at(at(1049), Duration::from_secs(60)));
         assert!(!token.is_fresh_at(at(1050), Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_token_is_due_after_a_share_of_its_life_or_when_the_provider_says_r29() {
+        let token = |refresh_in| {
+            let token = AccessToken::bearer("t").expires_in(Duration::from_secs(1060));
+            let mut set = TokenSet::new().with_access_token(token.refresh_in(refresh_in));
+            set.stamp(at(0));
+            set.access_tokens()[0].clone()
+        };
+        let rows = [
+            ("by share, the first", 0, 0.0, 848),
+            ("by share, the last", 0, 1.0, 924),
+            ("half of what is left before the margin", 0, 0.5, 886),
+            ("the provider's word", 500, 0.0, 500),
+            ("the provider's word, the last", 500, 1.0, 750),
+            ("later than the share", 950, 0.0, 950),
+            ("within the margin", 1050, 1.0, 1050),
+            ("after its end", 5000, 0.0, 5000),
+            ("too early", 1, 0.0, 106),
+        ];
+        for (name, refresh_in, spread, due) in rows {
+            let token = token(Duration::from_secs(refresh_in));
+            let is_due = |now| token.is_due_at(at(now), Duration::from_secs(60), 0.8, spread);
+            assert!(!is_due(due - 1) && is_due(due), "{name}");
+        }
+        let unknown = [
+            AccessToken::bearer("t"),
+            AccessToken::bearer("t").refresh_in(Duration::from_secs(1)),
+            AccessToken::bearer("t").expires_at(at(100)),
+        ];
+        for token in unknown {
+            assert!(
+                !token.is_due_at(at(99), Duration::ZERO, 0.5, 0.0),
+                "{token:?}"
+            );
+        }
+        assert_eq!(
+            size_of::<Expiry>(),
+            24,
+            "the provider's word takes no memory"
+        );
     }
 
     #[test]

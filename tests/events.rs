@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use axum_signout::clock::ManualClock;
 use axum_signout::testing::{Endpoint, Fault, TestBrowser, TestProvider};
 use axum_signout::{Auth, Cause};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
@@ -184,6 +185,44 @@ async fn a_sign_ins_life_is_told_in_events_and_counted_r44() {
         counted["axum_signout_sign_outs_total{cause=UserSignOut,outcome=done}"],
         1
     );
+}
+
+#[tokio::test]
+async fn an_outage_of_the_provider_is_told_once_and_its_end_too_r44() {
+    let watch = Watch::start();
+    let clock = Arc::new(ManualClock::new());
+    let of_auth = clock.clone();
+    let (provider, app) = at(move |auth| auth.clock(of_auth)).await;
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        let mut browser = TestBrowser::new();
+        app.sign_in(&mut browser, "alice").await;
+        all.push(browser);
+    }
+    let name = "axum_signout_provider_outages_total";
+    let fault = Fault::Status(503);
+    provider.faults().always(Endpoint::Refresh, fault);
+    for browser in &mut all {
+        app.get(browser, "/token?scope=mail").await;
+    }
+    let began = watch
+        .events
+        .only("the provider does not answer: refreshes are put off");
+    let names = ["issuer", "outcome"];
+    assert_eq!(picked(&began, &names), [provider.issuer(), "began"]);
+    let counted = watch.counted();
+    assert_eq!(counted[&format!("{name}{{outcome=began}}")], 1);
+    let failed = "axum_signout_refreshes_total{outcome=ProviderUnavailable}";
+    assert_eq!(counted[failed], 3, "who is put off is no failure");
+
+    provider.faults().clear();
+    clock.advance(std::time::Duration::from_secs(1));
+    for browser in &mut all {
+        app.get(browser, "/token?scope=mail").await;
+    }
+    let ended = watch.events.only("the provider answers again");
+    assert_eq!(picked(&ended, &names), [provider.issuer(), "ended"]);
+    assert_eq!(watch.counted()[&format!("{name}{{outcome=ended}}")], 1);
 }
 
 #[tokio::test]

@@ -218,6 +218,26 @@ impl AuthBuilder {
         self
     }
 
+    /// After which share of an access token's life, from 0.1 to 0.95, the next one is got in the background while requests are served
+    /// the present one, so that none has to wait; where the provider says when (`refresh_in`), that counts. `None`: never.
+    /// Default: 0.8, late enough to make use of a token, early enough for several attempts.
+    ///
+    /// It is the requests that start it: a sign-in that nobody uses is not refreshed, and has no task or timer. Which of the
+    /// tokens that were issued together comes first is spread by the name of the sign-in, over half of the time that is then left.
+    ///
+    /// ```
+    /// # fn settings(builder: axum_signout::AuthBuilder) -> axum_signout::AuthBuilder {
+    /// builder.refresh_ahead(0.5)
+    /// # }
+    /// # fn off(builder: axum_signout::AuthBuilder) -> axum_signout::AuthBuilder {
+    /// builder.refresh_ahead(None)
+    /// # }
+    /// ```
+    pub fn refresh_ahead(mut self, share: impl Into<Option<f64>>) -> Self {
+        self.config.refresh_ahead = share.into();
+        self
+    }
+
     /// How long a user may take at the provider to sign in, from a second to a year. Default: 1 h, for those who have to reset
     /// a password on the way. What a sign-out everywhere leaves behind to refuse such sign-ins is kept for as long, so a sign-in
     /// that takes longer is refused, that of an app with a [ticket](crate::Ticket) too.
@@ -415,6 +435,13 @@ impl AuthBuilder {
         let allowed = Allowlist::new(&base, &self.allowed)?;
         check_paths(&config)?;
         check_durations(&config)?;
+        if let Some(share) = config.refresh_ahead.filter(|s| !(0.1..=0.95).contains(s)) {
+            return Err(ConfigError::OutOfRange {
+                what: "refresh_ahead",
+                value: share.to_string(),
+                allowed: "0.1 to 0.95",
+            });
+        }
         let csrf = crate::csrf::layer(&base)?;
         let cookie_key = match &self.cookie_key {
             None => Key::generate(),

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::back_off::BackOff;
 use super::bounded::Bounded;
 use super::evict::Order;
 use super::live::Registry;
@@ -43,6 +44,7 @@ pub(super) struct Inner {
     pub(super) tasks: TaskTracker,
     pub(super) live: Arc<Registry>,
     pub(super) pending: PendingEvictions,
+    pub(super) back_off: BackOff,
     /// Rung when something was put into the outbox.
     pub(super) outbox: Arc<Notify>,
     pub(super) stopped: CancellationToken,
@@ -140,6 +142,7 @@ impl Cache {
             tasks: TaskTracker::new(),
             live: Registry::new(cache.clone()),
             pending: PendingEvictions::default(),
+            back_off: BackOff::default(),
             outbox: Arc::new(Notify::new()),
             stopped: CancellationToken::new(),
             background: std::sync::Once::new(),

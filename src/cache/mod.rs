@@ -4,6 +4,7 @@
 //! entry and keeps its address unusable; the flags that running requests hold are flipped; hooks are told.
 
 mod answer;
+mod back_off;
 mod bounded;
 mod close;
 mod conclude;

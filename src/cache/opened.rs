@@ -7,8 +7,10 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use smallvec::SmallVec;
 
+use super::back_off::spread;
 use super::inner::Cache;
 use super::live::Flag;
+use super::refresh::{Wanted, put_off};
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::Timestamp;
@@ -71,7 +73,18 @@ pub(super) fn pick<'t>(
     now: Timestamp,
     margin: Duration,
 ) -> Option<&'t AccessToken> {
-    let usable = |token: &&AccessToken| token.is_fresh_at(now, margin);
+    pick_such(tokens, scopes, resource, |token| {
+        token.is_fresh_at(now, margin)
+    })
+}
+
+fn pick_such<'t>(
+    tokens: &'t TokenSet,
+    scopes: &[&str],
+    resource: Option<&str>,
+    usable: impl Fn(&AccessToken) -> bool,
+) -> Option<&'t AccessToken> {
+    let usable = |token: &&AccessToken| usable(token);
     let scopes: SmallVec<[&str; 4]> = scopes
         .iter()
         .copied()
@@ -222,6 +235,9 @@ impl SignIn {
         let stored = self.current().await?;
         let now = cache.clock.wall();
         let token = match pick(&stored.entry.tokens, scopes, resource, now, margin) {
+            Some(token) if self.is_due(token, now) => {
+                Ok(self.ahead(&stored, scopes, resource, now, token).clone())
+            }
             Some(token) => Ok(token.clone()),
             None if self.has_ended() => Err(ended()),
             None => self.refreshed(&stored, scopes, resource).await,
@@ -234,12 +250,101 @@ impl SignIn {
         token
     }
 
+    /// Whether the next one should be got although this one is good for a while.
+    fn is_due(&self, token: &AccessToken, now: Timestamp) -> bool {
+        let config = &self.0.cache.0.config;
+        config.refresh_ahead.is_some_and(|share| {
+            let spread = spread(&self.0.flag.address().id);
+            token.is_due_at(now, config.expiry_margin, share, spread)
+        })
+    }
+
+    /// What is served while the next token is got in the background: the one that is due, unless there is another.
+    fn ahead<'t>(
+        &self,
+        stored: &'t Stored,
+        scopes: &[&str],
+        resource: Option<&str>,
+        now: Timestamp,
+        due: &'t AccessToken,
+    ) -> &'t AccessToken {
+        let margin = self.0.cache.0.config.expiry_margin;
+        let other = pick_such(&stored.entry.tokens, scopes, resource, |token| {
+            token.is_fresh_at(now, margin) && !self.is_due(token, now)
+        });
+        if other.is_none() {
+            let trouble = self.0.cache.trouble(&self.0.flag, &stored.entry);
+            if trouble.is_none_or(|trouble| trouble.left.is_zero()) {
+                self.refresh_behind(stored, scopes, resource);
+            }
+        }
+        other.unwrap_or(due)
+    }
+
+    /// Starts a refresh that this request does not wait for.
+    fn refresh_behind(&self, stored: &Stored, scopes: &[&str], resource: Option<&str>) {
+        let cache = &self.0.cache;
+        let refreshable = stored.entry.tokens.refresh_token.is_some();
+        if !refreshable || self.has_ended() || cache.0.stopped.is_cancelled() {
+            return;
+        }
+        let (at, wanted) = (cache.0.clock.steady(), Wanted::new(scopes, resource));
+        let Some(flight) = cache.refresh_behind(&self.0.flag, stored, wanted) else {
+            return;
+        };
+        // A handler that runs for long has the new token for its next call.
+        let sign_in = self.clone();
+        cache.0.tasks.spawn(async move {
+            if let Ok(stored) = flight.await {
+                sign_in.keep(stored, at);
+            }
+        });
+    }
+
+    /// What is answered without waiting for an attempt, because the last one failed: a token that is still valid, or that the provider
+    /// is away. `None`: the provider is to be asked.
+    async fn in_trouble(
+        &self,
+        stored: &Stored,
+        scopes: &[&str],
+        resource: Option<&str>,
+    ) -> Option<Result<AccessToken, Error>> {
+        let cache = &self.0.cache;
+        stored.entry.tokens.refresh_token.as_ref()?;
+        let trouble = cache.trouble(&self.0.flag, &stored.entry)?;
+        let now = cache.0.clock.wall();
+        let valid = |stored: &Stored| {
+            pick(&stored.entry.tokens, scopes, resource, now, Duration::ZERO).cloned()
+        };
+        if let Some(token) = valid(stored) {
+            if trouble.left.is_zero() {
+                self.refresh_behind(stored, scopes, resource);
+            }
+            return Some(Ok(token));
+        }
+        if trouble.left.is_zero() || !trouble.outage || self.0.flag.flights.is_under_way() {
+            return None;
+        }
+        // What a handler holds may be older than what others got before the outage.
+        let at = cache.0.clock.steady();
+        let newer = match cache.at(&self.address()).await {
+            Ok(newer) => newer,
+            Err(error) => return Some(Err(error)),
+        };
+        let token = valid(&newer);
+        self.keep(newer, at);
+        Some(token.ok_or_else(|| put_off(trouble.left)))
+    }
+
     async fn refreshed(
         &self,
         stored: &Stored,
         scopes: &[&str],
         resource: Option<&str>,
     ) -> Result<AccessToken, Error> {
+        if let Some(answer) = self.in_trouble(stored, scopes, resource).await {
+            return answer;
+        }
         let cache = &self.0.cache;
         let at = cache.0.clock.steady();
         let result = cache

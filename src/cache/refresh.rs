@@ -1,7 +1,11 @@
-//! One refresh at a time for each sign-in (R29).
+//! One refresh at a time for each sign-in (R29), and pauses between those that fail (R30).
 //!
 //! The lease and the generation of the store decide; the flights here only save work within one process. A refresh runs in
 //! a task of its own, so that the request that started it may go away.
+//!
+//! After a failure for want of the provider nobody asks again for this sign-in until a pause is over, and once several
+//! sign-ins in a row have failed, for none of the provider's but one ([`Circuit`](crate::provider::Circuit)). From the first failure
+//! until the next success, who has a token that is still valid is not made to wait for an attempt.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +14,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
+use super::back_off::Trouble;
 use super::evict::Order;
 use super::inner::Cache;
 use super::live::Flag;
@@ -18,8 +23,8 @@ use crate::cause::Cause;
 use crate::error::{Error, ErrorKind};
 use crate::events::{self, Who};
 use crate::id::{Address, ClaimName, OperationId};
-use crate::provider::{Provider, TokenError};
-use crate::store::{Generation, Lease, Lookup, Stored, Target};
+use crate::provider::{Permit, Provider, TokenError};
+use crate::store::{Entry, Generation, Lease, Lookup, Stored, Target};
 
 /// What a refresh is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +50,7 @@ impl Wanted {
 }
 
 pub(super) type Answer = Result<Stored, Error>;
-type Flight = Shared<BoxFuture<'static, Answer>>;
+pub(super) type Flight = Shared<BoxFuture<'static, Answer>>;
 
 /// The refresh under way for one sign-in on this node.
 #[derive(Debug, Default)]
@@ -55,6 +60,19 @@ impl Flights {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Wanted, Flight)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.lock().is_some()
+    }
+}
+
+/// The provider was away a moment ago, and is not asked again yet.
+pub(super) fn put_off(left: Duration) -> Error {
+    Error::new(
+        ErrorKind::ProviderUnavailable,
+        "the provider is not available; it is asked again later",
+    )
+    .with_retry_after(left)
 }
 
 /// What is left of a lease must cover the request that it guards, with room for a slow machine.
@@ -104,36 +122,101 @@ impl Cache {
         .is_some()
     }
 
+    /// Whether a refresh of this sign-in, or of many at its provider, failed lately.
+    pub(super) fn trouble(&self, flag: &Flag, entry: &Entry) -> Option<Trouble> {
+        let own = self
+            .0
+            .back_off
+            .trouble(&flag.address().id, self.0.clock.steady());
+        let of_all = self
+            .provider(entry.account.issuer())
+            .and_then(|provider| provider.circuit().trouble(provider.clock().steady()));
+        match (own, of_all) {
+            (own, None) => own,
+            (Some(own), Some(left)) if own.outage => Some(Trouble {
+                left: left.max(own.left),
+                outage: true,
+            }),
+            (_, Some(left)) => Some(Trouble { left, outage: true }),
+        }
+    }
+
+    /// A flight that nobody waits for, unless one is under way.
+    pub(super) fn refresh_behind(
+        &self,
+        flag: &Arc<Flag>,
+        known: &Stored,
+        wanted: Wanted,
+    ) -> Option<Flight> {
+        let mut slot = flag.flights.lock();
+        if slot.is_some() {
+            return None;
+        }
+        let flight = self.take_off(flag, known, &wanted);
+        *slot = Some((wanted, flight.clone()));
+        Some(flight)
+    }
+
     /// The flight under way, or a new one; and whether it is for what this caller wants.
     fn join(&self, flag: &Arc<Flag>, known: &Stored, wanted: &Wanted) -> (Flight, bool) {
         let mut slot = flag.flights.lock();
         if let Some((theirs, flight)) = &*slot {
             return (flight.clone(), theirs == wanted);
         }
+        let flight = self.take_off(flag, known, wanted);
+        *slot = Some((wanted.clone(), flight.clone()));
+        (flight, true)
+    }
+
+    /// To be called with the slot locked, which the task empties when it ends.
+    fn take_off(&self, flag: &Arc<Flag>, known: &Stored, wanted: &Wanted) -> Flight {
         let (cache, flag_of_task) = (self.clone(), flag.clone());
-        let (wanted_of_task, generation) = (wanted.clone(), known.generation);
+        let (wanted_of_task, known) = (wanted.clone(), known.clone());
         let task = self.0.tasks.spawn(async move {
             // A panic in here must free the slot too, or no request would ever refresh again.
-            let run = cache.run(&flag_of_task, generation, &wanted_of_task);
+            let run = cache.run(&flag_of_task, known.generation, &wanted_of_task);
             let run = std::panic::AssertUnwindSafe(run);
             let answer = run.catch_unwind().await;
-            *flag_of_task.flights.lock() = None;
             let panicked = || Error::new(ErrorKind::Internal, "a refresh panicked");
             let answer = answer.unwrap_or_else(|_| Err(panicked()));
-            if let Err(error) = &answer {
-                let address = flag_of_task.address();
-                events::refresh_failed(Who::unnamed(&address.account), address.id, error.kind());
-            }
+            cache.note_outcome(&flag_of_task, &known, &wanted_of_task, &answer);
+            // After the pause was noted: whoever finds no flight must find that.
+            *flag_of_task.flights.lock() = None;
             answer
         });
-        let flight = async move {
+        async move {
             task.await
                 .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a refresh was stopped")))
         }
         .boxed()
-        .shared();
-        *slot = Some((wanted.clone(), flight.clone()));
-        (flight, true)
+        .shared()
+    }
+
+    fn note_outcome(&self, flag: &Flag, known: &Stored, wanted: &Wanted, answer: &Answer) {
+        let address = flag.address();
+        let Err(error) = answer else {
+            self.0.back_off.answered(&address.id);
+            return;
+        };
+        events::refresh_failed(Who::unnamed(&address.account), address.id, error.kind());
+        // Whoever has a token has no reason to ask again at once, whatever went wrong. Whoever has none hears of it each time:
+        // what was wanted may be something else then.
+        let (now, scopes) = (self.0.clock.wall(), wanted.scopes());
+        let tokens = &known.entry.tokens;
+        let token = pick(
+            tokens,
+            &scopes,
+            wanted.resource.as_deref(),
+            now,
+            Duration::ZERO,
+        );
+        if token.is_some() && !flag.ended() {
+            let now = self.0.clock.steady();
+            let trouble = self.0.back_off.trouble(&address.id, now);
+            if trouble.is_none_or(|trouble| trouble.left.is_zero()) {
+                self.0.back_off.refused(address.id, now);
+            }
+        }
     }
 
     async fn run(&self, flag: &Flag, known: Generation, wanted: &Wanted) -> Answer {
@@ -154,6 +237,8 @@ impl Cache {
                     // On one node the flight keeps refreshes apart, so this lease is what an unknown outcome has left:
                     // there is nothing to wait for.
                     if !self.0.store.is_shared() || Instant::now() >= patience {
+                        let now = self.0.clock.steady();
+                        self.0.back_off.hold(address.id, now, left);
                         return Err(Error::new(
                             ErrorKind::ProviderUnavailable,
                             "the outcome of an earlier refresh of this sign-in is not known",
@@ -224,15 +309,31 @@ impl Cache {
             );
             return (Err(error), true);
         };
+        // For those who waited for a flight for other scopes, which failed: not everyone's turn is an attempt.
+        let trouble = self.0.back_off.trouble(&address.id, self.0.clock.steady());
+        if let Some(Trouble { left, outage: true }) = trouble
+            && !left.is_zero()
+        {
+            return (Err(put_off(left)), true);
+        }
+        let permit = match provider.circuit().enter(provider.clock().steady()) {
+            Ok(permit) => permit,
+            Err(left) => return (Err(put_off(left)), true),
+        };
         // The metadata is fetched before the lease is looked at: a slow discovery must not eat what the request needs.
         if let Err(error) = provider.ready().await {
-            return (Err(error), true);
+            let asked_for = error.retry_after();
+            let pause = self.outage(permit, provider, &address, asked_for, Duration::ZERO);
+            return (Err(error.with_retry_after(pause)), true);
         }
         let asked = Instant::now();
-        match self.0.store.lease(name, holder, self.lease_time()).await {
+        let left_of_lease = match self.0.store.lease(name, holder, self.lease_time()).await {
             // An answer that was long on its way tells what was left when it set out.
             Ok(Lease::Held(left))
-                if left.saturating_sub(asked.elapsed()) >= provider.timeout() + LEASE_SLACK => {}
+                if left.saturating_sub(asked.elapsed()) >= provider.timeout() + LEASE_SLACK =>
+            {
+                left
+            }
             Ok(_) => {
                 let error = Error::new(
                     ErrorKind::ProviderUnavailable,
@@ -241,7 +342,7 @@ impl Cache {
                 return (Err(error), true);
             }
             Err(error) => return (Err(error.into()), true),
-        }
+        };
         // The store may still have what this node has ended: its removal is pending.
         if flag.ended() || self.held_back(flag, &stored).is_some() {
             return (Err(ended()), true);
@@ -249,25 +350,55 @@ impl Cache {
         let scopes = wanted.scopes();
         let resource = wanted.resource.as_deref();
         let answer = provider.refresh(&refresh_token, &scopes, resource).await;
-        match answer {
-            Ok(answer) => {
-                let kept = self.keep_answer(address, stored, provider, answer.tokens, wanted);
-                (kept.await, true)
+        // Whoever sent an answer that cannot be read may have used the refresh token up.
+        let (retry_after, known) = match &answer {
+            Err(TokenError::Unusable) => (None, false),
+            Err(TokenError::Unavailable {
+                retry_after,
+                outcome_known,
+            }) => (*retry_after, *outcome_known),
+            // A refusal, too, says that the provider is there.
+            Ok(_) | Err(_) => {
+                if permit.answered() {
+                    events::provider_outage(provider.issuer(), true);
+                }
+                let answer = match answer {
+                    Ok(answer) => {
+                        self.keep_answer(address, stored, provider, answer.tokens, wanted)
+                            .await
+                    }
+                    Err(TokenError::InvalidGrant) => self.refused(&stored, address, wanted).await,
+                    Err(error) => Err(error.into()),
+                };
+                return (answer, true);
             }
-            Err(TokenError::InvalidGrant) => (self.refused(&stored, address, wanted).await, true),
-            Err(error) => {
-                // Whoever sent an answer that cannot be read may have used the refresh token up.
-                let unknown = matches!(
-                    error,
-                    TokenError::Unusable
-                        | TokenError::Unavailable {
-                            outcome_known: false,
-                            ..
-                        }
-                );
-                (Err(error.into()), !unknown)
-            }
+        };
+        // What is left of a lease that is kept is waited for in any case.
+        let at_least = match known {
+            true => Duration::ZERO,
+            false => left_of_lease.saturating_sub(asked.elapsed()),
+        };
+        let pause = self.outage(permit, provider, &address, retry_after, at_least);
+        let error = answer.err().map(Error::from);
+        let error = error.unwrap_or_else(|| put_off(pause));
+        (Err(error.with_retry_after(pause)), known)
+    }
+
+    /// Notes that the provider is away; for how long this sign-in leaves it alone.
+    fn outage(
+        &self,
+        permit: Permit<'_>,
+        provider: &Provider,
+        address: &Address,
+        retry_after: Option<Duration>,
+        at_least: Duration,
+    ) -> Duration {
+        if permit.failed(address.id, provider.clock().steady(), retry_after) {
+            events::provider_outage(provider.issuer(), false);
         }
+        let at_least = at_least.max(retry_after.unwrap_or_default());
+        let now = self.0.clock.steady();
+        self.0.back_off.outage(address.id, now, at_least)
     }
 
     /// R30: the sign-in ends only if the refresh token that was refused is still the one in the store.

@@ -8,6 +8,7 @@ use oauth2::AsyncHttpClient;
 use url::Url;
 
 use super::authorization::is_reserved;
+use super::circuit::Circuit;
 use super::client_auth::{ClientAuth, Credentials};
 use super::discovery::MetadataSource;
 use super::fetched::{Fetched, Pause};
@@ -304,6 +305,7 @@ impl ProviderBuilder {
                 first: self.keys_cool_down,
                 longest: self.keys_cool_down,
             }),
+            circuit: Circuit::default(),
         })))
     }
 

@@ -12,15 +12,15 @@ use crate::clock::{Clock, Timestamp};
 
 /// How long to leave the provider alone after a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pause {
+pub(crate) struct Pause {
     /// After the first one.
-    pub(super) first: Duration,
+    pub(crate) first: Duration,
     /// Doubled with each failure in a row, up to this.
-    pub(super) longest: Duration,
+    pub(crate) longest: Duration,
 }
 
 impl Pause {
-    fn after(self, failures: u32) -> Duration {
+    pub(crate) fn after(self, failures: u32) -> Duration {
         let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
         self.first.saturating_mul(factor).min(self.longest)
     }

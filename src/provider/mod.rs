@@ -15,6 +15,7 @@
 
 mod authorization;
 mod builder;
+mod circuit;
 mod client_auth;
 mod discovery;
 mod fetched;
@@ -38,6 +39,7 @@ use std::time::Duration;
 
 pub(crate) use self::authorization::AuthorizationRequest;
 pub use self::builder::ProviderBuilder;
+pub(crate) use self::circuit::{Circuit, Permit, REFRESH_PAUSE};
 use self::client_auth::Credentials;
 pub use self::client_auth::{AssertionAudience, ClientAssertion, ClientAuth};
 use self::discovery::MetadataSource;
@@ -83,6 +85,7 @@ struct Inner {
     clock: OnceLock<Arc<dyn Clock>>,
     metadata: MetadataSource,
     keys: Fetched<KeySet>,
+    circuit: Circuit,
 }
 
 impl Provider {
@@ -144,6 +147,11 @@ impl Provider {
     /// How long one request may take.
     pub(crate) fn timeout(&self) -> Duration {
         self.0.http.timeout()
+    }
+
+    /// Whether refreshes are of use at the moment, for whoever shares this provider.
+    pub(crate) fn circuit(&self) -> &Circuit {
+        &self.0.circuit
     }
 
     pub(crate) fn rules(&self) -> &IdTokenRules {

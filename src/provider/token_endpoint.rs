@@ -36,9 +36,6 @@ pub(crate) struct CodeExchange<'a> {
 #[derive(Debug)]
 pub(crate) struct TokenAnswer {
     pub(crate) tokens: TokenSet,
-    /// When the provider wants the access token refreshed, from now: an extension of Entra.
-    #[allow(dead_code, reason = "read by what refreshes ahead of time")]
-    pub(crate) refresh_in: Option<Duration>,
     /// What was issued (RFC 8693, section 2.2.1).
     #[allow(dead_code, reason = "read by token exchange")]
     pub(crate) issued_token_type: Option<Box<str>>,
@@ -380,9 +377,14 @@ fn read_tokens(
     // The error is not looked at: it may quote the token.
     let response: StandardTokenResponse<IdTokenField, BasicTokenType> =
         serde_json::from_value(Value::Object(fields)).ok()?;
+    let mut tokens = TokenSet::from_response(&response, asked, resource);
+    if let Some(after) = refresh_in {
+        for token in &mut tokens.access_tokens {
+            *token = token.clone().refresh_in(after);
+        }
+    }
     Some(TokenAnswer {
-        tokens: TokenSet::from_response(&response, asked, resource),
-        refresh_in,
+        tokens,
         issued_token_type,
     })
 }

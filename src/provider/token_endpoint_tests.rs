@@ -300,7 +300,6 @@ fn extensions_are_read() {
     let body = json!({"access_token": "a", "token_type": "N_A", "scope": " x  y ", "refresh_in": "30",
         "issued_token_type": "urn:ietf:params:oauth:token-type:jwt"});
     let answer = judged(200, &[], &body.to_string()).unwrap();
-    assert_eq!(answer.refresh_in, Some(Duration::from_secs(30)));
     assert_eq!(
         answer.issued_token_type.as_deref(),
         Some("urn:ietf:params:oauth:token-type:jwt")
@@ -309,4 +308,17 @@ fn extensions_are_read() {
     assert_eq!(token.scopes().collect::<Vec<_>>(), ["x", "y"]);
     assert!(token.token_type().eq_ignore_ascii_case("n_a"));
     assert!(!format!("{answer:?}").contains("\"a\""));
+}
+
+#[test]
+fn refresh_in_is_kept_with_the_token_r29() {
+    for refresh_in in [json!(30), json!("30")] {
+        let body = json!({"access_token": "a", "token_type": "Bearer", "expires_in": 100, "refresh_in": refresh_in});
+        let mut tokens = judged(200, &[], &body.to_string()).unwrap().tokens;
+        let at = Timestamp::from_secs;
+        tokens.stamp(at(0));
+        let token = &tokens.access_tokens()[0];
+        let is_due = |now| token.is_due_at(at(now), Duration::ZERO, 0.8, 0.0);
+        assert!(!is_due(29) && is_due(30));
+    }
 }

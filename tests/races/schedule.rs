@@ -586,8 +586,9 @@ impl World {
         }
         self.settle().await;
         self.check();
-        self.clock.advance(Duration::from_secs(31));
-        tokio::time::advance(Duration::from_secs(31)).await;
+        // Longer than a lease, and than any pause after a failure.
+        self.clock.advance(Duration::from_secs(61));
+        tokio::time::advance(Duration::from_secs(61)).await;
         self.settle().await;
         for browser in 0..BROWSERS {
             let cookie = self.cookie(browser);

@@ -26,7 +26,7 @@ async fn a_cached_token_costs_no_request() {
 
 #[tokio::test]
 async fn a_token_is_refreshed_once_a_minute_before_its_end() {
-    let world = World::new().await;
+    let world = World::with(|auth| auth.refresh_ahead(None)).await;
     let browser = world.sign_in("alice").await;
     let first = acquire(&world.tokens(&browser).await).await.unwrap();
     world.advance(Duration::from_secs(3600 - 61));

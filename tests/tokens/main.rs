@@ -4,7 +4,9 @@
 mod support;
 
 mod acquire;
+mod ahead;
 mod lifetimes;
+mod outage;
 mod own_sign_in;
 mod races;
 mod refresh;

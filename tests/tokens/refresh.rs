@@ -335,13 +335,14 @@ async fn refreshes_for_different_scopes_queue_up_r29() {
 #[tokio::test]
 async fn an_outage_serves_what_is_still_valid_and_ends_nothing_r30() {
     let rows = [
-        ("503", Fault::Status(503), 5),
+        // The second failure in a row: from one second to two.
+        ("503", Fault::Status(503), 2),
         ("503 with Retry-After", Fault::StatusRetryAfter(503, 7), 7),
         ("429", Fault::StatusRetryAfter(429, 9), 9),
         (
             "temporarily_unavailable",
             Fault::OAuthError("temporarily_unavailable".into()),
-            5,
+            2,
         ),
     ];
     for (name, fault, retry_after) in rows {
@@ -375,6 +376,7 @@ async fn an_outage_serves_what_is_still_valid_and_ends_nothing_r30() {
         );
 
         world.provider.faults().clear();
+        world.advance(Duration::from_secs(retry_after));
         let page = world.get(&browser, "/token").await;
         assert_eq!(page.status(), 200, "{name}");
         assert!(world.app.seen().is_empty(), "{name}");
@@ -390,7 +392,8 @@ async fn a_provider_that_does_not_listen_ends_nothing_r30() {
     let tokens = world.tokens(&browser).await;
     assert_eq!(kind(acquire(&tokens).await), ErrorKind::ProviderUnavailable);
     world.provider.resume().await;
-    // That nothing was sent is certain, so nothing keeps the next one.
+    // That nothing was sent is certain, so nothing keeps the next one but the pause.
+    world.advance(Duration::from_secs(1));
     assert!(acquire(&tokens).await.is_ok());
     assert_eq!((world.refreshes(), world.reuses()), (1, 0));
 }
