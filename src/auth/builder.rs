@@ -222,6 +222,9 @@ impl AuthBuilder {
     /// the present one, so that none has to wait; where the provider says when (`refresh_in`), that counts. `None`: never.
     /// Default: 0.8, late enough to make use of a token, early enough for several attempts.
     ///
+    /// A token whose life is not known, since it came with its [end](crate::AccessToken::expires_at) or with nothing, is not
+    /// followed ahead of time.
+    ///
     /// It is the requests that start it: a sign-in that nobody uses is not refreshed, and has no task or timer. Which of the
     /// tokens that were issued together comes first is spread by the name of the sign-in, over half of the time that is then left.
     ///
