@@ -145,9 +145,9 @@ fn router(auth: &Auth, state: State) -> Router {
         .route("/break", post(handlers::break_grant))
         .route("/sign-ins/end", post(handlers::end_sign_in))
         .route("/sign-ins/end-others", post(handlers::end_others))
-        .route_layer(auth.require_account())
         // `/signout` defends itself against other sites' forms; what an app does by itself, the app defends.
-        .route_layer(CsrfLayer::new());
+        .route_layer(CsrfLayer::new())
+        .route_layer(auth.require_account());
     Router::new()
         .route("/", get(handlers::home))
         .route("/events", get(handlers::events))
