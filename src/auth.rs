@@ -178,7 +178,7 @@ impl Auth {
     /// The start stamp for [`sign_in`](Self::sign_in), to be taken when the user is sent to the provider.
     ///
     /// # Errors
-    /// [`ErrorKind::StoreUnavailable`].
+    /// [`ErrorKind::StoreUnavailable`](crate::ErrorKind::StoreUnavailable).
     pub async fn ticket(&self) -> Result<Ticket, Error> {
         let started = self.0.cache.store().now().await?;
         Ok(Ticket { started })
@@ -213,9 +213,9 @@ impl Auth {
     ///
     /// # Errors
     ///
-    /// * [`ErrorKind::Forbidden`]: no provider with the account's issuer is configured.
-    /// * [`ErrorKind::NotSignedIn`]: the account was signed out since the ticket was taken.
-    /// * [`ErrorKind::StoreUnavailable`], [`ErrorKind::Capacity`]: token store or session store.
+    /// * [`ErrorKind::Forbidden`](crate::ErrorKind::Forbidden): no provider with the account's issuer is configured.
+    /// * [`ErrorKind::NotSignedIn`](crate::ErrorKind::NotSignedIn): the account was signed out since the ticket was taken.
+    /// * [`ErrorKind::StoreUnavailable`](crate::ErrorKind::StoreUnavailable), [`ErrorKind::Capacity`](crate::ErrorKind::Capacity): token store or session store.
     ///
     /// No token stays behind then; what was handed over is revoked, where [the policy](AuthBuilder::revocation) says so and the
     /// issuer is known. If the session could not be saved, it has ended, with what it held before. Otherwise it is as it was: an
@@ -242,7 +242,7 @@ impl Auth {
     /// for tests that move a clock of their own.
     ///
     /// # Errors
-    /// [`ErrorKind::StoreUnavailable`].
+    /// [`ErrorKind::StoreUnavailable`](crate::ErrorKind::StoreUnavailable).
     pub async fn evict_due(&self) -> Result<usize, Error> {
         Ok(self.0.cache.evict_due().await?)
     }
@@ -250,7 +250,7 @@ impl Auth {
     /// How much the store keeps, for metrics.
     ///
     /// # Errors
-    /// [`ErrorKind::StoreUnavailable`].
+    /// [`ErrorKind::StoreUnavailable`](crate::ErrorKind::StoreUnavailable).
     pub async fn stats(&self) -> Result<StoreStats, Error> {
         Ok(self.0.cache.store().stats().await?)
     }

@@ -163,7 +163,7 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
         }
     };
     let unopened = || held.iter().map(|locator| locator.address).collect();
-    let opened = within(STORE_WAIT, pin!(core.cache.open_for(&held, used))).await;
+    let opened = within(STORE_WAIT, pin!(core.cache.open(&held, used))).await;
     let opened = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return current(Err(error.into()), unopened()),

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::account::Account;
     use crate::cache::inner::SignInError;
-    use crate::cache::{CacheParts, NewSignIn, Opened, SignIn};
+    use crate::cache::{CacheParts, NewSignIn, Opened, SignIn, Use};
     use crate::clock::{SystemClock, Timestamp};
     use crate::config::Config;
     use crate::error::ErrorKind;
@@ -192,7 +192,10 @@ mod tests {
     }
 
     async fn open(cache: &Cache, locator: &Locator) -> std::result::Result<SignIn, Option<Cause>> {
-        let mut opened = cache.open(std::slice::from_ref(locator)).await.unwrap();
+        let mut opened = cache
+            .open(std::slice::from_ref(locator), Use::Noted)
+            .await
+            .unwrap();
         match opened.remove(0) {
             Opened::Live(sign_in) => Ok(sign_in),
             Opened::Moved => unreachable!("nothing gives new keys here"),

@@ -212,13 +212,8 @@ impl Cache {
         }
     }
 
-    /// Opens the sign-ins that a session holds, in one round trip.
-    pub(crate) async fn open(&self, locators: &[Locator]) -> Result<Vec<Opened>, StoreError> {
-        self.open_for(locators, Use::Noted).await
-    }
-
-    /// [`open`](Self::open), for a request that is or is not a use of them.
-    pub(crate) async fn open_for(
+    /// Opens the sign-ins that a session holds, in one round trip, for a request that is or is not a use of them.
+    pub(crate) async fn open(
         &self,
         locators: &[Locator],
         used: Use,

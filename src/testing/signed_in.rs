@@ -12,7 +12,7 @@ use tower::{Layer, Service};
 
 use crate::account::Account;
 use crate::auth::Auth;
-use crate::cache::{NewSignIn, Opened};
+use crate::cache::{NewSignIn, Opened, Use};
 use crate::current::{Asks, Current};
 use crate::error::{ConfigError, Error};
 use crate::id::Locator;
@@ -184,7 +184,7 @@ impl Browser {
     async fn current(&self, session: Option<AnySession>, asks: Asks) -> Current {
         let opened = async {
             let held = self.held.get_or_try_init(|| self.sign_in()).await?;
-            let opened = self.auth.core().cache.open(held).await?;
+            let opened = self.auth.core().cache.open(held, Use::Noted).await?;
             let live = opened.into_iter().filter_map(|one| match one {
                 Opened::Live(sign_in) => Some(sign_in),
                 Opened::Moved | Opened::Dead(_) => None,
