@@ -1,8 +1,9 @@
 //! What a sign-in takes besides its tokens, by an allocator that counts.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "support/counting.rs"]
+mod counting;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum_signout::store::{
@@ -11,32 +12,7 @@ use axum_signout::store::{
 };
 use axum_signout::testing::store_contract::{account, locator};
 use axum_signout::{AccessToken, Account, Cause, IdToken, OperationId, Selector, TokenSet};
-
-struct Counting;
-
-static USED: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: hands everything on to the system's allocator and counts.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        USED.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        USED.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn used() -> usize {
-    USED.load(Ordering::Relaxed)
-}
+use counting::used;
 
 /// Who is signed in, and the tokens: what the limit does not count.
 fn content(number: u64) -> (Account, TokenSet) {

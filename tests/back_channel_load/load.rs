@@ -1,7 +1,9 @@
 //! Back-channel calls at a rate, over HTTP on loopback: some by the provider, most by somebody else. In a program of its own,
 //! whose memory is looked at.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "../support/counting.rs"]
+mod counting;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +16,7 @@ use axum_signout::testing::{Event, TestClient, TestProvider};
 use axum_signout::{AccessToken, Account, Auth, Cause, Provider, RevocationPolicy, TokenSet};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use counting::used;
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -39,32 +42,6 @@ const COOL_DOWN: Duration = Duration::from_secs(1);
 
 /// What rounds of forged calls may come to in memory, in bytes: less than one of a hundred leaves if it leaves anything.
 const NOISE: usize = 4096;
-
-struct Counting;
-
-static USED: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: hands everything on to the system's allocator and counts.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        USED.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        USED.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn used() -> usize {
-    USED.load(Ordering::Relaxed)
-}
 
 fn subject(account: usize) -> String {
     format!("user-{account}")
