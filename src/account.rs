@@ -196,6 +196,30 @@ impl Account {
         }
     }
 
+    /// The ID token that the claims are read from, for a store to keep.
+    #[cfg(feature = "redis")]
+    pub(crate) fn claims_token(&self) -> Option<&IdToken> {
+        match &self.own().claims {
+            Claims::IdToken(token) => Some(token),
+            Claims::None | Claims::Json(_) => None,
+        }
+    }
+
+    /// The claims that were given along, for a store to keep.
+    #[cfg(feature = "redis")]
+    pub(crate) fn claims_json(&self) -> Option<&str> {
+        match &self.own().claims {
+            Claims::Json(json) => Some(json),
+            Claims::None | Claims::IdToken(_) => None,
+        }
+    }
+
+    /// As a store kept them.
+    #[cfg(feature = "redis")]
+    pub(crate) fn with_claims_json(self, json: &str) -> Self {
+        self.change(|own| own.claims = Claims::Json(json.into()))
+    }
+
     /// Whether the claims are read from an ID token.
     pub(crate) fn reads_id_token(&self) -> bool {
         matches!(self.own().claims, Claims::IdToken(_))

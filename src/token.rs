@@ -37,6 +37,7 @@ impl fmt::Debug for IdToken {
 
 /// When an access token ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "redis", derive(Serialize, Deserialize))]
 pub(crate) enum Expiry {
     /// The provider did not say.
     Unknown,
@@ -57,6 +58,7 @@ pub(crate) enum Expiry {
 /// After how many seconds the provider wants a token refreshed (`refresh_in`, an extension of Entra); none for zero. It fits
 /// into a gap of [`Expiry`], so that it takes no memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "redis", derive(Serialize, Deserialize))]
 pub(crate) struct Soon(u32);
 
 /// An access token and what is known of it. Cheap to clone.
@@ -83,6 +85,22 @@ impl AccessToken {
             resource: None,
             expiry: Expiry::Unknown,
         }))
+    }
+
+    /// As a store kept it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn with_expiry(self, expiry: Expiry) -> Self {
+        self.change(|access| access.expiry = expiry)
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn expiry(&self) -> Expiry {
+        self.0.expiry
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn scope_text(&self) -> &str {
+        &self.0.scopes
     }
 
     fn change(mut self, change: impl FnOnce(&mut Access)) -> Self {

@@ -19,6 +19,8 @@
 //! then gives the same answer, at least for [`REPEAT_WINDOW`]; an [`OperationId`] tells a repetition from a second call.
 
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +30,13 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
 pub use self::memory::{MemoryTokenStore, MemoryTokenStoreBuilder};
+#[cfg(all(
+    feature = "redis",
+    any(feature = "tower-sessions-015", feature = "tower-sessions-014")
+))]
+pub use self::redis::RedisSessionStore;
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisTokenStore, RedisTokenStoreBuilder};
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::Timestamp;

@@ -1,7 +1,9 @@
-//! Debian's Redis on a free port, empty, writing nothing to disk. It ends with the test.
+//! Debian's Redis on free ports, empty, writing nothing to disk but what a cluster must. It ends with the test.
 
 use std::net::TcpListener;
 use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use super::process::TiedProcess;
 
@@ -9,15 +11,27 @@ use super::process::TiedProcess;
 /// else was faster with the port.
 const WATCH: &str = r#"
     trap '' INT HUP TERM
-    { redis-server --port "$1" --bind 127.0.0.1 --save '' --appendonly no --dir /; echo 'no server'; } </dev/null &
+    { redis-server "$@"; echo 'no server'; } </dev/null &
     cat >/dev/null
     exec >/dev/null 2>&1
+    rm -f "$REMOVE"
     kill -s KILL -- -$$
 "#;
 
+/// Redis insists on writing down who is in the cluster.
+const CLUSTER_FILE: &str = "--cluster-config-file";
+
+/// What a server says when it is up, and what a sentinel says.
+const READY: &str = "Ready to accept connections";
+const WATCHING: &str = "+monitor master";
+
+const NEEDED: &str = "The tests need Redis: run scripts/test, or `apt-get install redis-server`.";
+
 #[derive(Debug)]
 pub struct RedisServer {
-    _process: TiedProcess,
+    /// Behind a lock so that tests can share the server.
+    _process: Mutex<TiedProcess>,
+    port: u16,
     url: String,
 }
 
@@ -26,38 +40,303 @@ impl RedisServer {
     ///
     /// When Redis is missing; the message says what to install.
     pub async fn start() -> Self {
-        let started = tokio::task::spawn_blocking(|| (0..5).find_map(|_| Self::on_a_free_port()));
+        Self::start_with(&[]).await
+    }
+
+    /// With further options of `redis-server`.
+    ///
+    /// # Panics
+    ///
+    /// When Redis is missing; the message says what to install.
+    pub async fn start_with(options: &[&str]) -> Self {
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let start = move || (0..5).find_map(|_| Self::on(free_port(), &options));
+        let started = tokio::task::spawn_blocking(start);
         let started = started
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         started.expect("redis-server did not start on any of five free ports")
     }
 
-    fn on_a_free_port() -> Option<Self> {
-        const NEEDED: &str =
-            "The tests need Redis: run scripts/test, or `apt-get install redis-server`.";
+    /// Again where one was that has ended.
+    ///
+    /// # Panics
+    ///
+    /// When the port is taken by now.
+    pub async fn start_at(port: u16) -> Self {
+        let started = tokio::task::spawn_blocking(move || Self::on(port, &[])).await;
+        let started = started.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        started.expect("the port is free")
+    }
+
+    fn on(port: u16, options: &[String]) -> Option<Self> {
+        let number = port.to_string();
+        let first = [
+            "--port",
+            &number,
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            "/",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ];
+        let first = first.map(String::from);
+        let mut options_of_cluster = options.iter().skip_while(|option| *option != CLUSTER_FILE);
+        let remove = options_of_cluster.nth(1).map_or("", |file| file);
+        Self::spawn(port, &[&first[..], options].concat(), remove, READY)
+    }
+
+    /// One that watches over a master, on a port of its own.
+    ///
+    /// # Panics
+    ///
+    /// When Redis is missing.
+    pub async fn start_sentinel(master: u16, name: &str) -> Self {
+        let port = free_port();
+        let file = std::env::temp_dir().join(format!("sentinel-{}-{port}", std::process::id()));
+        let text = format!(
+            "port {port}\nsentinel monitor {name} 127.0.0.1 {master} 1\n\
+             sentinel down-after-milliseconds {name} 500\nsentinel failover-timeout {name} 5000\n",
+        );
+        std::fs::write(&file, text).expect("a file for tests");
+        let file = file.to_string_lossy().into_owned();
+        let spawn = move || {
+            let options = [file.clone(), "--sentinel".to_owned()];
+            Self::spawn(port, &options, &file, WATCHING)
+        };
+        let started = tokio::task::spawn_blocking(spawn).await;
+        let started = started.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        started.expect("the port is free")
+    }
+
+    fn spawn(port: u16, options: &[String], remove: &str, said: &str) -> Option<Self> {
         let installed = Command::new("redis-server").arg("--version").output();
         assert!(installed.is_ok(), "redis-server is not installed. {NEEDED}");
-        let port = TcpListener::bind("127.0.0.1:0")
-            .ok()?
-            .local_addr()
-            .ok()?
-            .port();
         let mut command = Command::new("sh");
-        command.args(["-c", WATCH, "sh"]).arg(port.to_string());
+        command
+            .env("REMOVE", remove)
+            .args(["-c", WATCH, "sh"])
+            .args(options);
         let mut process = TiedProcess::spawn(command, NEEDED);
         let ready = process.wait_for_line("redis-server", |line| {
-            let ready = line.contains("Ready to accept connections");
+            let ready = line.contains(said);
             (ready || line == "no server").then_some(ready)
         });
         let url = format!("redis://127.0.0.1:{port}");
         ready.then_some(Self {
-            _process: process,
+            _process: Mutex::new(process),
+            port,
             url,
         })
     }
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What `redis-cli` prints.
+    ///
+    /// # Panics
+    ///
+    /// When it fails.
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        let output = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .args(arguments)
+            .output();
+        let output = output.unwrap_or_else(|error| panic!("redis-cli: {error}. {NEEDED}"));
+        assert!(output.status.success(), "redis-cli {arguments:?}");
+        String::from_utf8_lossy(&output.stdout)
+            .trim_end()
+            .to_owned()
+    }
+
+    /// The names of all keys.
+    pub fn keys(&self) -> Vec<String> {
+        let keys = self.cli(&["--scan"]);
+        keys.lines().map(Into::into).collect()
+    }
+
+    fn signal(&self, pid: &str, signal: &str) {
+        let sent = Command::new("kill").args([signal, pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill {signal}");
+    }
+
+    /// Stops the process (SIGSTOP): it keeps its connections and says nothing. Dropping what comes back lets it go on.
+    pub fn pause(&self) -> Paused<'_> {
+        let info = self.cli(&["INFO", "server"]);
+        let mut lines = info.lines();
+        let pid = lines.find_map(|line| line.strip_prefix("process_id:"));
+        let pid = pid.expect("Redis tells its process").trim().to_owned();
+        self.signal(&pid, "-STOP");
+        Paused { server: self, pid }
+    }
+
+    /// Everything that `work` makes this server do, but for what its scripts call: a name of a command with its arguments
+    /// on each line.
+    pub async fn commands_of(&self, work: impl Future<Output = ()>) -> Vec<String> {
+        const MONITOR: &str = r#"
+            redis-cli -p "$1" monitor </dev/null &
+            cat >/dev/null
+            kill $!
+        "#;
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", MONITOR, "sh"])
+            .arg(self.port.to_string());
+        let mut monitor = TiedProcess::spawn(command, NEEDED);
+        monitor.wait_for_line("redis-cli", |line| (line == "OK").then_some(()));
+        work.await;
+        self.cli(&["ECHO", "that is all"]);
+        let mut seen = Vec::new();
+        loop {
+            let line = monitor.wait_for_line("redis-cli", |line| Some(line.to_owned()));
+            if line.contains("that is all") {
+                return seen;
+            }
+            // time [database address] "COMMAND" "argument" …
+            let is_of_a_script = line.contains(" lua] ");
+            if let Some((_, command)) = line.split_once("] ").filter(|_| !is_of_a_script) {
+                seen.push(command.to_owned());
+            }
+        }
+    }
+}
+
+/// What a server with TLS needs, made for the test.
+#[derive(Debug)]
+pub struct Certificates {
+    directory: std::path::PathBuf,
+}
+
+impl Certificates {
+    /// # Panics
+    ///
+    /// When `openssl` is missing.
+    pub fn new() -> Self {
+        let name = format!("redis-tls-{}-{}", std::process::id(), free_port());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).expect("a directory for tests");
+        let made = Self { directory };
+        let new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
+        made.openssl(&format!(
+            "{new} -keyout ca.key -out ca.pem -subj /CN=authority"
+        ));
+        made.openssl(&format!(
+            "{new} -keyout server.key -out server.pem -subj /CN=server -CA ca.pem -CAkey ca.key \
+             -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:127.0.0.1"
+        ));
+        made
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let mut command = Command::new("openssl");
+        command
+            .args(arguments.split_whitespace())
+            .current_dir(&self.directory);
+        let output = command.output().expect("openssl is installed");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.directory.join(name).to_string_lossy().into_owned()
+    }
+
+    pub fn authority(&self) -> Vec<u8> {
+        std::fs::read(self.path("ca.pem")).expect("it was just made")
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A server that stands still.
+pub struct Paused<'a> {
+    server: &'a RedisServer,
+    pid: String,
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.server.signal(&self.pid, "-CONT");
+    }
+}
+
+/// A port that nobody has at the moment.
+pub fn free_port() -> u16 {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    port.expect("a port is free").port()
+}
+
+/// Three masters that share the slots.
+#[derive(Debug)]
+pub struct RedisCluster {
+    masters: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// # Panics
+    ///
+    /// When Redis is missing, or the masters do not find each other within half a minute.
+    pub async fn start() -> Self {
+        let mut masters = Vec::new();
+        for number in 0..3 {
+            let name = format!("redis-{}-{}-{number}", std::process::id(), free_port());
+            let file = std::env::temp_dir().join(name);
+            let file = file.to_string_lossy().into_owned();
+            let options = ["--cluster-enabled", "yes", CLUSTER_FILE, &file];
+            // The masters talk on the port that is 10,000 higher.
+            let bus = free_port().to_string();
+            let options = [&options[..], &["--cluster-port", &bus]].concat();
+            let master = RedisServer::start_with(&options);
+            masters.push((master.await, bus.clone()));
+        }
+        for (number, (master, _)) in masters.iter().enumerate() {
+            let slots = [("0", "5460"), ("5461", "10922"), ("10923", "16383")][number];
+            master.cli(&["CLUSTER", "ADDSLOTSRANGE", slots.0, slots.1]);
+            master.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()]);
+        }
+        for (other, bus) in &masters[1..] {
+            let port = other.port.to_string();
+            masters[0]
+                .0
+                .cli(&["CLUSTER", "MEET", "127.0.0.1", &port, bus]);
+        }
+        let masters: Vec<RedisServer> = masters.into_iter().map(|(master, _)| master).collect();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let knows_all = |master: &RedisServer| {
+            let info = master.cli(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        };
+        while !masters.iter().all(knows_all) {
+            assert!(Instant::now() < deadline, "the cluster does not come up");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Self { masters }
+    }
+
+    pub fn urls(&self) -> Vec<String> {
+        self.masters
+            .iter()
+            .map(|master| master.url.clone())
+            .collect()
+    }
+
+    pub fn masters(&self) -> &[RedisServer] {
+        &self.masters
     }
 }

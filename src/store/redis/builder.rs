@@ -1,0 +1,445 @@
+//! Where Redis is, and limits.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::cluster::ClusterClient;
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{
+    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, TlsCertificates,
+    TlsMode,
+};
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::RedisTokenStore;
+use super::keys::Keys;
+use super::link::{Link, Servers};
+use super::room::Room;
+use super::time::Time;
+#[cfg(any(test, feature = "testing"))]
+use crate::clock::Clock;
+use crate::error::ConfigError;
+use crate::secret::Secret;
+
+/// What kind of servers the URLs name.
+#[derive(Clone)]
+enum Kind {
+    One,
+    Cluster,
+    Sentinel { master: String },
+}
+
+/// Sets up a [`RedisTokenStore`].
+#[derive(Clone)]
+#[must_use]
+pub struct RedisTokenStoreBuilder {
+    urls: Vec<String>,
+    kind: Kind,
+    prefix: String,
+    timeout: Duration,
+    credentials: Option<(String, Secret)>,
+    root_certificate: Option<Vec<u8>>,
+    max_sign_ins: usize,
+    max_sign_ins_per_account: usize,
+    max_selectors: Option<usize>,
+    max_claims: usize,
+    max_outbox: usize,
+    #[cfg(any(test, feature = "testing"))]
+    clock: Option<Arc<dyn Clock>>,
+}
+
+/// Most of anything; all are counted in 53 bits.
+const MOST: usize = 1 << 31;
+
+impl RedisTokenStoreBuilder {
+    pub(super) fn new(urls: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            urls: urls.into_iter().collect(),
+            kind: Kind::One,
+            prefix: "axum-signout".to_owned(),
+            timeout: Duration::from_secs(2),
+            credentials: None,
+            root_certificate: None,
+            max_sign_ins: 10_000_000,
+            max_sign_ins_per_account: 100,
+            max_selectors: None,
+            max_claims: 1_000_000,
+            max_outbox: 100_000,
+            #[cfg(any(test, feature = "testing"))]
+            clock: None,
+        }
+    }
+
+    pub(super) fn cluster(mut self) -> Self {
+        self.kind = Kind::Cluster;
+        self
+    }
+
+    pub(super) fn sentinel(mut self, master: String) -> Self {
+        self.kind = Kind::Sentinel { master };
+        self
+    }
+
+    /// What all keys begin with, by default `axum-signout`: for apps that share one Redis and not their users. 1 to 64
+    /// visible ASCII characters without braces, which Redis Cluster reads.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// How long a call waits for Redis at most, connecting included, by default 2 s: a healthy Redis answers in a
+    /// millisecond, and a user waits this long to be told that signing in does not work at the moment. 10 ms to 1 min. A
+    /// call that consists of several steps may take it for each.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The user, empty for the default one, and its password, by default those of the URL: for a password that does not
+    /// stand in the URL. With sentinels the URLs' are said to the sentinels, and these to the master.
+    pub fn credentials(mut self, user: impl Into<String>, password: impl Into<Secret>) -> Self {
+        self.credentials = Some((user.into(), password.into()));
+        self
+    }
+
+    /// The certificate, in PEM, of the authority that signed those of the servers, for `rediss` URLs. By default the
+    /// operating system's authorities are trusted.
+    pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.root_certificate = Some(pem.into());
+        self
+    }
+
+    /// Most sign-ins at a time, by default 10,000,000: what Redis' memory is good for is the operator's to say, with
+    /// `maxmemory` and the policy `noeviction`. One more and the one whose time would be up first leaves, with cause
+    /// [`Cause::Capacity`](crate::Cause::Capacity).
+    pub fn max_sign_ins(mut self, max: usize) -> Self {
+        self.max_sign_ins = max;
+        self
+    }
+
+    /// Most sign-ins of one account, by default 100: more browsers than a person has, few enough that nobody crowds out
+    /// the others. One more and the least recently used of the account leaves.
+    pub fn max_sign_ins_per_account(mut self, max: usize) -> Self {
+        self.max_sign_ins_per_account = max;
+        self
+    }
+
+    /// Most members of selectors, by default four for each sign-in that there may be: a sign-in has one or two, and one
+    /// that was begun and abandoned keeps its own for an hour. At the limit sign-ins are refused.
+    pub fn max_selectors(mut self, max: usize) -> Self {
+        self.max_selectors = Some(max);
+        self
+    }
+
+    /// Most claims, and most leases, by default 1,000,000, some 250 MiB: logout tokens of ten minutes at more than a
+    /// thousand a second. At the limit whoever claims is refused.
+    pub fn max_claims(mut self, max: usize) -> Self {
+        self.max_claims = max;
+        self
+    }
+
+    /// Most tokens that wait to be revoked, by default 100,000: sign-outs of some hours while the provider is away. At
+    /// the limit a removal goes on, and says of its tokens that they are not to be revoked.
+    pub fn max_outbox(mut self, max: usize) -> Self {
+        self.max_outbox = max;
+        self
+    }
+
+    /// Where the store reads the time in place of Redis' own clock: for tests, on one node. Keys live a day longer then,
+    /// for Redis ends them by its own.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Checks the settings and makes the store. Nothing is sent: the app starts while Redis is away.
+    ///
+    /// # Errors
+    /// [`ConfigError::InvalidUrl`] for a URL that names no server, [`ConfigError::Missing`] without one,
+    /// [`ConfigError::OutOfRange`] for a limit of zero or above 2^31, and for a timeout, a prefix or a certificate that is
+    /// none.
+    pub fn build(self) -> Result<RedisTokenStore, ConfigError> {
+        self.check()?;
+        let servers = self.servers()?;
+        let max_selectors = self
+            .max_selectors
+            .unwrap_or(self.max_sign_ins.saturating_mul(4));
+        let link = Link::new(servers, self.timeout);
+        let time = Time::new(link.is_cluster());
+        #[cfg(any(test, feature = "testing"))]
+        let time = time.given(self.clock);
+        Ok(RedisTokenStore {
+            keys: Arc::new(Keys::new(&self.prefix)),
+            codec: Arc::default(),
+            time,
+            link: Arc::new(link),
+            sign_ins: Room::new(self.max_sign_ins),
+            members: Room::new(max_selectors),
+            claims: Room::new(self.max_claims),
+            leases: Room::new(self.max_claims),
+            outbox: Room::new(self.max_outbox),
+            max_per_account: self.max_sign_ins_per_account,
+        })
+    }
+
+    fn sentinels(
+        &self,
+        nodes: &[ConnectionInfo],
+        master: &str,
+        certificates: Option<TlsCertificates>,
+    ) -> redis::RedisResult<Servers> {
+        let addresses = nodes.iter().map(|node| node.addr().clone());
+        let mut client = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?;
+        if let Some(first) = nodes.first() {
+            let settings = first.redis_settings();
+            client = client.set_client_to_redis_db(settings.db());
+            if let Some(user) = settings.username() {
+                client = client.set_client_to_sentinel_username(user);
+            }
+            if let Some(password) = settings.password() {
+                client = client.set_client_to_sentinel_password(password);
+            }
+        }
+        if let Some((user, password)) = &self.credentials {
+            client = client.set_client_to_redis_password(password.secret());
+            if !user.is_empty() {
+                client = client.set_client_to_redis_username(user);
+            }
+        }
+        if nodes.iter().any(is_secure) {
+            client = client.set_client_to_redis_tls_mode(TlsMode::Secure);
+        }
+        if let Some(certificates) = certificates {
+            client = client
+                .set_client_to_redis_certificates(certificates.clone())
+                .set_client_to_sentinel_certificates(certificates);
+        }
+        let client = client.build()?;
+        Ok(Servers::Sentinel(tokio::sync::Mutex::new(client)))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let limits = [
+            ("max_sign_ins", self.max_sign_ins),
+            ("max_sign_ins_per_account", self.max_sign_ins_per_account),
+            ("max_selectors", self.max_selectors.unwrap_or(1)),
+            ("max_claims", self.max_claims),
+            ("max_outbox", self.max_outbox),
+        ];
+        for (what, value) in limits {
+            if value == 0 || value > MOST {
+                return Err(ConfigError::OutOfRange {
+                    what,
+                    value: value.to_string(),
+                    allowed: "1 to 2^31",
+                });
+            }
+        }
+        let timeouts = Duration::from_millis(10)..=Duration::from_secs(60);
+        if !timeouts.contains(&self.timeout) {
+            return Err(ConfigError::OutOfRange {
+                what: "timeout",
+                value: format!("{:?}", self.timeout),
+                allowed: "10 ms to 1 min",
+            });
+        }
+        let certificate = self.root_certificate.as_deref();
+        if certificate.is_some_and(|pem| !is_certificate(pem)) {
+            return Err(ConfigError::OutOfRange {
+                what: "root_certificate",
+                value: "the text that was given".to_owned(),
+                allowed: "certificates in PEM",
+            });
+        }
+        let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'{' && byte != b'}';
+        if !(1..=64).contains(&self.prefix.len()) || !self.prefix.bytes().all(fits) {
+            return Err(ConfigError::OutOfRange {
+                what: "prefix",
+                value: self.prefix.clone(),
+                allowed: "1 to 64 visible ASCII characters without braces",
+            });
+        }
+        Ok(())
+    }
+
+    fn servers(&self) -> Result<Servers, ConfigError> {
+        let nodes = self.urls.iter().map(|url| node(url));
+        let mut nodes: Vec<ConnectionInfo> = nodes.collect::<Result<_, _>>()?;
+        if let (Some((user, password)), Kind::One | Kind::Cluster) = (&self.credentials, &self.kind)
+        {
+            nodes = nodes
+                .into_iter()
+                .map(|node| signed_in(node, user, password))
+                .collect();
+        }
+        let Some(first) = nodes.first() else {
+            return Err(ConfigError::Missing { what: "redis url" });
+        };
+        let is_secure = nodes.iter().any(is_secure);
+        if is_secure {
+            choose_crypto();
+        }
+        let certificates = || TlsCertificates {
+            client_tls: None,
+            root_cert: self.root_certificate.clone(),
+        };
+        let own_root = is_secure && self.root_certificate.is_some();
+        let made = match &self.kind {
+            Kind::One if own_root => {
+                Client::build_with_tls(first.clone(), certificates()).map(Servers::One)
+            }
+            Kind::One => Client::open(first.clone()).map(Servers::One),
+            Kind::Cluster => {
+                let mut cluster = ClusterClient::builder(nodes.clone())
+                    .connection_timeout(self.timeout)
+                    .response_timeout(self.timeout);
+                if own_root {
+                    cluster = cluster.certs(certificates());
+                }
+                cluster.build().map(Servers::Cluster)
+            }
+            Kind::Sentinel { master } => {
+                self.sentinels(&nodes, master, own_root.then(certificates))
+            }
+        };
+        made.map_err(|error| ConfigError::InvalidUrl {
+            what: "redis url",
+            // Not as it was given: it may hold a password.
+            value: first.addr().to_string(),
+            reason: error.category().to_owned(),
+        })
+    }
+}
+
+fn is_certificate(pem: &[u8]) -> bool {
+    let mut all = CertificateDer::pem_slice_iter(pem).peekable();
+    all.peek().is_some() && all.all(|certificate| certificate.is_ok())
+}
+
+fn is_secure(node: &ConnectionInfo) -> bool {
+    matches!(node.addr(), ConnectionAddr::TcpTls { .. })
+}
+
+fn node(url: &str) -> Result<ConnectionInfo, ConfigError> {
+    let bad = |reason: &str| ConfigError::InvalidUrl {
+        what: "redis url",
+        value: without_password(url),
+        reason: reason.to_owned(),
+    };
+    let node = url
+        .into_connection_info()
+        .map_err(|_| bad("it is not redis://, rediss:// or a socket's path"))?;
+    if let ConnectionAddr::TcpTls { insecure: true, .. } = node.addr() {
+        return Err(bad("certificates are always checked"));
+    }
+    // The answers are read as those of the older protocol, which every server speaks.
+    let settings = node.redis_settings().clone();
+    let settings = settings.set_protocol(ProtocolVersion::RESP2);
+    Ok(node.set_redis_settings(settings))
+}
+
+fn signed_in(node: ConnectionInfo, user: &str, password: &Secret) -> ConnectionInfo {
+    let mut settings = node.redis_settings().clone();
+    settings = settings.set_password(password.secret());
+    if !user.is_empty() {
+        settings = settings.set_username(user);
+    }
+    node.set_redis_settings(settings)
+}
+
+fn without_password(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut url) => {
+            // Of a URL that cannot have one, nothing has to be taken.
+            let _ = url.set_password(None);
+            url.into()
+        }
+        Err(_) => String::new(),
+    }
+}
+
+/// The client asks rustls for the process' choice, and rustls panics where several backends are compiled in and nobody
+/// chose. An app that has chosen keeps its choice.
+fn choose_crypto() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Fails if somebody was faster, which is as good.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    }
+}
+
+impl fmt::Debug for RedisTokenStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the URLs: they may hold passwords.
+        f.debug_struct("RedisTokenStoreBuilder")
+            .field("prefix", &self.prefix)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(url: &str) -> RedisTokenStoreBuilder {
+        RedisTokenStore::builder(url)
+    }
+
+    #[test]
+    fn settings_that_cannot_be_are_refused() {
+        let url = "redis://127.0.0.1";
+        let rows = [
+            ("no limit", one(url).max_sign_ins(0)),
+            ("no claims", one(url).max_claims(0)),
+            ("too many", one(url).max_outbox(MOST + 1)),
+            ("no time", one(url).timeout(Duration::ZERO)),
+            ("too long", one(url).timeout(Duration::from_secs(61))),
+            ("no prefix", one(url).prefix("")),
+            ("braces", one(url).prefix("a{b}")),
+            ("a space", one(url).prefix("a b")),
+            ("too long a prefix", one(url).prefix("x".repeat(65))),
+            ("not a url", one("127.0.0.1:6379")),
+            ("no certificate", one(url).root_certificate("nonsense")),
+            ("another scheme", one("https://127.0.0.1")),
+            ("unchecked", one("rediss://127.0.0.1/#insecure")),
+            ("no node", RedisTokenStore::cluster::<&str>([])),
+        ];
+        for (name, builder) in rows {
+            assert!(builder.build().is_err(), "{name}");
+        }
+    }
+
+    /// Nothing is sent, and no runtime is needed.
+    #[test]
+    fn a_store_is_made_without_a_server() {
+        let url = "rediss://user:secret@127.0.0.1:1/2";
+        let stores = [
+            one(url),
+            one("redis://127.0.0.1:1"),
+            RedisTokenStore::cluster(["redis://127.0.0.1:1", "redis://127.0.0.1:2"]),
+            RedisTokenStore::sentinel(["redis://127.0.0.1:1"], "main"),
+        ];
+        for store in stores {
+            let store = store.build().unwrap();
+            assert!(!format!("{store:?}").contains("secret"));
+        }
+        assert!(!format!("{:?}", one(url)).contains("secret"));
+    }
+
+    /// A11.
+    #[test]
+    fn an_error_does_not_tell_the_password_a11() {
+        for url in [
+            "rediss://user:secret@127.0.0.1/#insecure",
+            "what://u:secret@h",
+            "u:secret@h",
+        ] {
+            let error = one(url).build().unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
+        }
+    }
+}

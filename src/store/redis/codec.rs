@@ -1,0 +1,413 @@
+//! The form in which entries and tokens are kept.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::account::Account;
+use crate::id::{Address, ClaimName, DownstreamName, OperationId, Selector};
+use crate::store::{Entry, Lifetimes, Result, RetainedTokens, StoreError, StoreErrorKind};
+use crate::token::{AccessToken, Expiry, IdToken, TokenSet};
+
+/// The largest value that is written or read. A provider's token response is not larger.
+const LARGEST: usize = 1024 * 1024;
+
+/// What a value is and where it belongs: one that is found elsewhere is not read.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place<'a> {
+    /// The entry at an address, also while its tokens wait to be revoked.
+    Entry(&'a Address),
+    /// A downstream token of the sign-in at an address.
+    Downstream(&'a Address, &'a DownstreamName),
+    /// Tokens in the outbox that come from no entry.
+    Retained(OperationId),
+    /// A session, by the hash of its id.
+    Session(&'a [u8; 32]),
+}
+
+/// Seals what is kept, and opens it again. The first byte says how: whatever this version does not know is not there.
+#[derive(Debug, Default)]
+pub(super) struct Codec {
+    unreadable: AtomicU64,
+}
+
+/// Sealed with nothing, MessagePack.
+const PLAIN: u8 = 1;
+
+impl Codec {
+    pub(super) fn seal(&self, _place: Place<'_>, value: &impl Serialize) -> Result<Vec<u8>> {
+        let mut sealed = vec![PLAIN];
+        let written = rmp_serde::encode::write(&mut sealed, value);
+        if written.is_err() || sealed.len() > LARGEST {
+            return Err(StoreError::new(
+                StoreErrorKind::Full,
+                "the tokens take more than 1 MiB",
+            ));
+        }
+        Ok(sealed)
+    }
+
+    pub(super) fn open<T>(
+        &self,
+        place: Place<'_>,
+        sealed: Vec<u8>,
+        read: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Option<T> {
+        let sealed = Zeroizing::new(sealed);
+        let opened = match sealed.split_first() {
+            Some((&PLAIN, plain)) if plain.len() <= LARGEST => read(plain),
+            _ => None,
+        };
+        if opened.is_none() {
+            self.unreadable.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(what = %place, "a value in Redis is not readable");
+        }
+        opened
+    }
+
+    /// How many values could not be read.
+    pub(super) fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn seal_entry(&self, address: &Address, entry: &Entry) -> Result<Vec<u8>> {
+        self.seal(Place::Entry(address), &EntryForm::of(entry))
+    }
+
+    pub(super) fn open_entry(&self, address: &Address, sealed: Vec<u8>) -> Option<Entry> {
+        self.open(Place::Entry(address), sealed, |plain| {
+            let form: EntryForm<'_> = rmp_serde::from_slice(plain).ok()?;
+            Some(form.into_entry())
+        })
+    }
+
+    pub(super) fn seal_downstream(
+        &self,
+        address: &Address,
+        name: &DownstreamName,
+        token: &AccessToken,
+    ) -> Result<Vec<u8>> {
+        self.seal(Place::Downstream(address, name), &AccessForm::of(token))
+    }
+
+    pub(super) fn open_downstream(
+        &self,
+        address: &Address,
+        name: &DownstreamName,
+        sealed: Vec<u8>,
+    ) -> Option<AccessToken> {
+        self.open(Place::Downstream(address, name), sealed, |plain| {
+            let form: AccessForm<'_> = rmp_serde::from_slice(plain).ok()?;
+            Some(form.into_token())
+        })
+    }
+
+    pub(super) fn seal_retained(
+        &self,
+        id: OperationId,
+        retained: &RetainedTokens,
+    ) -> Result<Vec<u8>> {
+        let form = RetainedForm {
+            issuer: &retained.issuer,
+            client_id: &retained.client_id,
+            tokens: TokensForm::of(&retained.tokens),
+        };
+        self.seal(Place::Retained(id), &form)
+    }
+
+    pub(super) fn open_retained(&self, id: OperationId, sealed: Vec<u8>) -> Option<RetainedTokens> {
+        self.open(Place::Retained(id), sealed, |plain| {
+            let form: RetainedForm<'_> = rmp_serde::from_slice(plain).ok()?;
+            Some(RetainedTokens {
+                issuer: form.issuer.into(),
+                client_id: form.client_id.into(),
+                tokens: form.tokens.into_tokens(),
+            })
+        })
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Entry(address) => write!(f, "sign-in {}", address.id),
+            Self::Downstream(address, name) => write!(f, "token {name} of {}", address.id),
+            Self::Retained(id) => write!(f, "tokens to revoke {id}"),
+            Self::Session(name) => write!(f, "session {}", ClaimName::from_bytes(**name)),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct EntryForm<'a> {
+    issuer: &'a str,
+    subject: &'a str,
+    sid: Option<&'a str>,
+    #[serde(borrow)]
+    claims: ClaimsForm<'a>,
+    client_id: &'a str,
+    tokens: TokensForm<'a>,
+    idle: Duration,
+    absolute: Duration,
+    selectors: Box<[Selector]>,
+    label: Option<&'a str>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum ClaimsForm<'a> {
+    None,
+    Json(&'a str),
+    /// Those of an ID token that is no longer the one among the tokens.
+    IdToken(&'a str),
+    /// Those of the ID token among the tokens, which is kept once.
+    OfTokens,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TokensForm<'a> {
+    refresh_token: Option<&'a str>,
+    id_token: Option<&'a str>,
+    #[serde(borrow)]
+    access_tokens: Vec<AccessForm<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AccessForm<'a> {
+    token: &'a str,
+    /// `None` for `Bearer`.
+    token_type: Option<&'a str>,
+    scopes: &'a str,
+    resource: Option<&'a str>,
+    expiry: Expiry,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RetainedForm<'a> {
+    issuer: &'a str,
+    client_id: &'a str,
+    #[serde(borrow)]
+    tokens: TokensForm<'a>,
+}
+
+impl<'a> EntryForm<'a> {
+    fn of(entry: &'a Entry) -> Self {
+        let account = &entry.account;
+        let id_token = entry.tokens.id_token().map(IdToken::secret);
+        let claims = match (account.claims_json(), account.claims_token()) {
+            (Some(json), _) => ClaimsForm::Json(json),
+            (None, Some(token)) if Some(token.secret()) == id_token => ClaimsForm::OfTokens,
+            (None, Some(token)) => ClaimsForm::IdToken(token.secret()),
+            (None, None) => ClaimsForm::None,
+        };
+        Self {
+            issuer: account.issuer(),
+            subject: account.subject(),
+            sid: account.sid(),
+            claims,
+            client_id: &entry.client_id,
+            tokens: TokensForm::of(&entry.tokens),
+            idle: entry.lifetimes.idle,
+            absolute: entry.lifetimes.absolute,
+            selectors: entry.selectors.clone(),
+            label: entry.label.as_deref(),
+        }
+    }
+
+    fn into_entry(self) -> Entry {
+        let tokens = self.tokens.into_tokens();
+        let mut account = Account::new(self.issuer, self.subject);
+        if let Some(sid) = self.sid {
+            account = account.with_sid(sid);
+        }
+        account = match (self.claims, tokens.id_token()) {
+            (ClaimsForm::Json(json), _) => account.with_claims_json(json),
+            (ClaimsForm::IdToken(token), _) => account.with_id_token(IdToken::new(token)),
+            (ClaimsForm::OfTokens, Some(token)) => account.with_id_token(token.clone()),
+            (ClaimsForm::OfTokens, None) | (ClaimsForm::None, _) => account,
+        };
+        Entry {
+            account,
+            client_id: self.client_id.into(),
+            tokens,
+            lifetimes: Lifetimes {
+                idle: self.idle,
+                absolute: self.absolute,
+            },
+            selectors: self.selectors,
+            label: self.label.map(Into::into),
+        }
+    }
+}
+
+impl<'a> TokensForm<'a> {
+    fn of(tokens: &'a TokenSet) -> Self {
+        Self {
+            refresh_token: tokens.refresh_token().map(|token| token.secret()),
+            id_token: tokens.id_token().map(IdToken::secret),
+            access_tokens: tokens.access_tokens().iter().map(AccessForm::of).collect(),
+        }
+    }
+
+    fn into_tokens(self) -> TokenSet {
+        let mut tokens = TokenSet::new();
+        if let Some(token) = self.refresh_token {
+            tokens = tokens.with_refresh_token(token);
+        }
+        if let Some(token) = self.id_token {
+            tokens = tokens.with_id_token(IdToken::new(token));
+        }
+        for token in self.access_tokens {
+            tokens = tokens.with_access_token(token.into_token());
+        }
+        tokens
+    }
+}
+
+impl<'a> AccessForm<'a> {
+    fn of(token: &'a AccessToken) -> Self {
+        Self {
+            token: token.secret(),
+            token_type: (token.token_type() != "Bearer").then(|| token.token_type()),
+            scopes: token.scope_text(),
+            resource: token.resource(),
+            expiry: token.expiry(),
+        }
+    }
+
+    fn into_token(self) -> AccessToken {
+        let mut token = AccessToken::bearer(self.token)
+            .with_scopes([self.scopes])
+            .with_expiry(self.expiry);
+        if let Some(token_type) = self.token_type {
+            token = token.with_type(token_type);
+        }
+        if let Some(resource) = self.resource {
+            token = token.with_resource(resource);
+        }
+        token
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::id::{AccountHash, SignInId};
+
+    fn address() -> Address {
+        Address {
+            account: AccountHash::of(&[b"ann"]),
+            id: SignInId::random(),
+        }
+    }
+
+    fn entry() -> Entry {
+        let id_token = IdToken::new("h.e30.s");
+        let account = Account::new("https://i", "ann")
+            .with_sid("s")
+            .with_id_token(id_token.clone());
+        let mut tokens = TokenSet::new()
+            .with_refresh_token("refresh")
+            .with_id_token(id_token)
+            .with_access_token(
+                AccessToken::bearer("one")
+                    .with_scopes(["b", "a"])
+                    .expires_in(Duration::from_secs(60)),
+            )
+            .with_access_token(
+                AccessToken::bearer("two")
+                    .with_type("DPoP")
+                    .with_resource("https://api")
+                    .expires_at(Timestamp::from_secs(5)),
+            );
+        tokens.stamp(Timestamp::from_secs(100));
+        Entry {
+            account,
+            client_id: "app".into(),
+            tokens,
+            lifetimes: Lifetimes {
+                idle: Duration::from_millis(1500),
+                absolute: Duration::MAX,
+            },
+            selectors: [Selector::sid("i", "c", "s")].into(),
+            label: Some("phone".into()),
+        }
+    }
+
+    #[test]
+    fn an_entry_comes_back_as_it_was() {
+        let (codec, address, entry) = (Codec::default(), address(), entry());
+        let sealed = codec.seal_entry(&address, &entry).unwrap();
+        let opened = codec.open_entry(&address, sealed).unwrap();
+        assert_eq!(opened.account, entry.account);
+        assert_eq!(opened.account.sid(), Some("s"));
+        assert!(opened.account.reads_id_token());
+        assert_eq!(opened.client_id, entry.client_id);
+        assert_eq!(opened.lifetimes, entry.lifetimes);
+        assert_eq!(opened.selectors, entry.selectors);
+        assert_eq!(opened.label, entry.label);
+        let secrets = |tokens: &TokenSet| {
+            let access = tokens.access_tokens().iter();
+            let access = access.map(|token| {
+                let scopes: Vec<String> = token.scopes().map(Into::into).collect();
+                let known = (
+                    token.token_type().to_owned(),
+                    token.resource().map(String::from),
+                );
+                (token.secret().to_owned(), scopes, known, token.expiry())
+            });
+            (
+                tokens.refresh_token().map(|t| t.secret().to_owned()),
+                tokens.id_token().map(|t| t.secret().to_owned()),
+                access.collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(secrets(&opened.tokens), secrets(&entry.tokens));
+    }
+
+    #[test]
+    fn claims_come_back_whatever_they_were_read_from() {
+        let (codec, address) = (Codec::default(), address());
+        let plain = Account::new("https://i", "ann");
+        let json = serde_json::json!({ "name": "Ann" });
+        let accounts = [
+            plain.clone(),
+            plain.clone().with_claims(&json),
+            plain.with_id_token(IdToken::new("h.eyJuYW1lIjoiQW5uIn0.s")),
+        ];
+        for account in accounts {
+            let entry = Entry { account, ..entry() };
+            let sealed = codec.seal_entry(&address, &entry).unwrap();
+            let opened = codec.open_entry(&address, sealed).unwrap();
+            assert_eq!(opened.account.name(), entry.account.name());
+            assert_eq!(opened.account.has_claims(), entry.account.has_claims());
+        }
+    }
+
+    #[test]
+    fn what_is_not_readable_is_not_there_and_is_counted() {
+        let (codec, address) = (Codec::default(), address());
+        let sealed = codec.seal_entry(&address, &entry()).unwrap();
+        let mut other = sealed.clone();
+        other[0] = 200;
+        let cut = sealed[..sealed.len() / 2].to_vec();
+        for (at, bad) in [Vec::new(), vec![PLAIN], other, cut]
+            .into_iter()
+            .enumerate()
+        {
+            assert!(codec.open_entry(&address, bad).is_none());
+            assert_eq!(codec.unreadable(), at as u64 + 1);
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused() {
+        let (codec, address, mut entry) = (Codec::default(), address(), entry());
+        entry.tokens = entry.tokens.with_refresh_token("x".repeat(LARGEST));
+        let refused = codec.seal_entry(&address, &entry).unwrap_err();
+        assert_eq!(refused.kind(), StoreErrorKind::Full);
+    }
+}

@@ -1,0 +1,104 @@
+//! The names of keys.
+
+use crate::id::{AccountHash, ClaimName, OperationId, Selector};
+
+/// How many hash tags there are: as many as buckets.
+pub(super) const BUCKETS: usize = 256;
+
+/// Builds names. What others chose goes into them as a hash only; between the braces is the bucket, which Redis Cluster
+/// takes for the slot.
+#[derive(Debug)]
+pub(super) struct Keys {
+    prefix: Box<str>,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.into(),
+        }
+    }
+
+    /// A key of a whole bucket.
+    pub(super) fn bucket(&self, bucket: u8, what: &str) -> String {
+        format!("{}:{{{bucket:02x}}}:{what}", self.prefix)
+    }
+
+    fn named(&self, bucket: u8, what: &str, name: &dyn std::fmt::Display) -> String {
+        format!("{}:{{{bucket:02x}}}:{what}:{name}", self.prefix)
+    }
+
+    /// The hash that holds all of an account.
+    pub(super) fn account(&self, account: &AccountHash) -> String {
+        self.named(account.bucket(), "account", account)
+    }
+
+    /// All keys that a script about an account may touch, in the order of `account_keys.lua`.
+    pub(super) fn of_account(&self, account: &AccountHash) -> Vec<String> {
+        let bucket = account.bucket();
+        let [items, ready, age] = self.outbox(bucket);
+        vec![
+            self.account(account),
+            self.named(bucket, "ending", account),
+            self.due(bucket),
+            items,
+            ready,
+            age,
+            self.derived(bucket),
+        ]
+    }
+
+    pub(super) fn due(&self, bucket: u8) -> String {
+        self.bucket(bucket, "due")
+    }
+
+    pub(super) fn derived(&self, bucket: u8) -> String {
+        self.bucket(bucket, "derived")
+    }
+
+    /// In the order of `outbox_keys.lua`.
+    pub(super) fn outbox(&self, bucket: u8) -> [String; 3] {
+        ["outbox", "outbox:ready", "outbox:age"].map(|what| self.bucket(bucket, what))
+    }
+
+    /// In the order of `selector.lua`.
+    pub(super) fn of_selector(&self, selector: &Selector) -> Vec<String> {
+        let bucket = selector.as_bytes()[0];
+        vec![
+            self.named(bucket, "selector", selector),
+            self.named(bucket, "selector:mark", selector),
+            self.selectors(bucket),
+        ]
+    }
+
+    /// Where the answer to a closing is remembered.
+    pub(super) fn closing(&self, selector: &Selector, operation: OperationId) -> String {
+        let bucket = selector.as_bytes()[0];
+        let answer = self.named(bucket, "selector:answer", selector);
+        format!("{answer}:{operation}")
+    }
+
+    pub(super) fn selectors(&self, bucket: u8) -> String {
+        self.bucket(bucket, "selectors")
+    }
+
+    /// In the order of `name.lua`; `what` is `claim` or `lease`.
+    pub(super) fn of_name(&self, what: &str, name: &ClaimName) -> Vec<String> {
+        let bucket = name.as_bytes()[0];
+        vec![self.named(bucket, what, name), self.names(bucket, what)]
+    }
+
+    pub(super) fn names(&self, bucket: u8, what: &str) -> String {
+        format!("{}s", self.bucket(bucket, what))
+    }
+
+    /// A session, by the hash of its id.
+    pub(super) fn session(&self, name: &[u8; 32]) -> String {
+        self.named(name[0], "session", &ClaimName::from_bytes(*name))
+    }
+
+    /// Which sign-ins one call of `due` is about.
+    pub(super) fn batch(&self, operation: OperationId) -> String {
+        self.named(operation.as_bytes()[0], "batch", &operation)
+    }
+}

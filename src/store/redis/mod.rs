@@ -1,0 +1,166 @@
+//! Sign-ins in Redis or Valkey.
+//!
+//! # Keys
+//!
+//! All names begin with the prefix and a hash tag, which is one of 256 buckets in hexadecimal: `axum-signout:{a5}:…`.
+//! Whatever others chose is in them as a hash only.
+//!
+//! | key | type | of | ends |
+//! |---|---|---|---|
+//! | `account:<account>` | hash | everything of one account: entries, downstream tokens, mark, what was answered of late | a day after its last sign-in, or with the last of what ends by itself |
+//! | `ending:<account>` | sorted set | what in it ends by itself | with it |
+//! | `due` | sorted set | the sign-ins of a bucket, by when their time is up | a day after the last |
+//! | `derived` | sorted set | the sign-ins of a bucket that have downstream tokens | a day after the last |
+//! | `outbox`, `outbox:ready`, `outbox:age` | hash, sorted sets | tokens to revoke | a day after the last came in |
+//! | `selector:<selector>` | sorted set | members | with the last |
+//! | `selector:mark:<selector>` | string | mark | with it |
+//! | `selector:answer:<selector>:<call>` | string | what a closing answered | after a minute |
+//! | `selectors` | sorted set | the members of a bucket, to be counted | with the last |
+//! | `claim:<name>`, `lease:<name>` | string | who has it | with it |
+//! | `claims`, `leases` | sorted set | those of a bucket, to be counted | with the last |
+//! | `session:<hash of its id>` | string | a session | with it |
+//! | `batch:<call>` | string | which sign-ins a call of `due` is about | after a minute |
+//!
+//! # Rules
+//!
+//! * What concerns one account lies in one slot and is changed by one script, which names every key that it touches: a
+//!   slot that is being moved to another master makes it wait, not overlook something.
+//! * What a request reads is one field list of one key, by `HMGET`. Once a second `TIME` goes before it, in the same round
+//!   trip: a sign-in whose time is up must not be served, and its fields stay until they are collected.
+//! * Selectors lie elsewhere and follow in an order that every interruption survives: members come before the entry and go
+//!   after it.
+//! * Every call has a name, or is the same when it is done twice, and what a script answered is kept in the same slot for a
+//!   minute. So whatever the client sends again changes no answer.
+
+mod builder;
+mod codec;
+mod head;
+mod keys;
+mod link;
+mod names;
+mod outbox;
+mod reply;
+mod room;
+mod script;
+mod selectors;
+#[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
+mod sessions;
+mod sign_ins;
+mod store;
+mod time;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use self::builder::RedisTokenStoreBuilder;
+use self::codec::Codec;
+use self::keys::Keys;
+use self::link::Link;
+use self::room::Room;
+#[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
+pub use self::sessions::RedisSessionStore;
+use self::time::Time;
+
+/// Keeps sign-ins in Redis or Valkey: several nodes share them, and a sign-out on one holds on all.
+///
+/// Redis from 6.2 and Valkey from 7.2, a single server, a cluster, or the master that sentinels name. Replicas are never
+/// read. The connection is made at the first call, and anew when it is lost.
+///
+/// # Time
+///
+/// Lifetimes count by the clocks of the Redis servers. Keep those in step, and let them be slewed, not set: a sign-in
+/// that starts is stamped with the earliest of all masters, so that one whose clock is fast refuses some sign-ins after a
+/// sign-out for as long as it is ahead; where a failover leads to a server whose clock is behind, sign-ins that were under
+/// way may pass a sign-out by as much.
+///
+/// # Durability
+///
+/// A sign-out is as durable as the write that acknowledged it: a failover, or a restart from an old snapshot, can undo it.
+/// Set `maxmemory-policy` to `noeviction`; under any other Redis forgets marks and sign-ins as it likes. At `maxmemory`
+/// sign-ins are refused with [`StoreErrorKind::Full`](super::StoreErrorKind::Full).
+///
+/// # Limits
+///
+/// See [`RedisTokenStoreBuilder`]. All nodes together keep to them. Counting asks all buckets; far from a limit it is done
+/// now and then, so with more than 16 nodes, or several that come to a limit at once, there can be a few more than that.
+/// A sign-in takes at most 1 MiB. [`StoreStats::marks`](super::StoreStats::marks) is always 0: marks end by themselves and
+/// are not counted.
+///
+/// # Errors
+///
+/// [`Unavailable`](super::StoreErrorKind::Unavailable) where nothing was done: Redis was not reached, or it refused.
+/// [`Unknown`](super::StoreErrorKind::Unknown) where it may have been: no answer came in time, or the connection was lost
+/// twice.
+///
+/// # Example
+///
+/// ```no_run
+/// use axum_signout::store::RedisTokenStore;
+///
+/// # fn main() -> Result<(), axum_signout::ConfigError> {
+/// let store = RedisTokenStore::builder("rediss://app:password@redis.internal:6379")
+///     .prefix("shop")
+///     .build()?;
+/// // A cluster, of which any node leads to the others:
+/// let store = RedisTokenStore::cluster(["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"]).build()?;
+/// // The master that sentinels know by a name:
+/// let store = RedisTokenStore::sentinel(["redis://10.0.0.1:26379"], "main")
+///     .credentials("app", "password")
+///     .build()?;
+/// # Ok(()) }
+/// ```
+pub struct RedisTokenStore {
+    keys: Arc<Keys>,
+    codec: Arc<Codec>,
+    time: Time,
+    link: Arc<Link>,
+    sign_ins: Room,
+    members: Room,
+    claims: Room,
+    leases: Room,
+    outbox: Room,
+    max_per_account: usize,
+}
+
+impl RedisTokenStore {
+    /// One server: `redis://[user:password@]host[:port][/database]`, `rediss://` with TLS.
+    pub fn builder(url: impl Into<String>) -> RedisTokenStoreBuilder {
+        RedisTokenStoreBuilder::new([url.into()])
+    }
+
+    /// A cluster, by one or more of its nodes. All have the same user and password.
+    pub fn cluster<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> RedisTokenStoreBuilder {
+        RedisTokenStoreBuilder::new(urls.into_iter().map(Into::into)).cluster()
+    }
+
+    /// The master that sentinels know by this name. The URLs are the sentinels'.
+    pub fn sentinel<U: Into<String>>(
+        urls: impl IntoIterator<Item = U>,
+        master: impl Into<String>,
+    ) -> RedisTokenStoreBuilder {
+        RedisTokenStoreBuilder::new(urls.into_iter().map(Into::into)).sentinel(master.into())
+    }
+
+    /// A store for the app's sessions over the same connection, with the same prefix.
+    #[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
+    #[must_use]
+    pub fn sessions(&self) -> RedisSessionStore {
+        RedisSessionStore::new(self.keys.clone(), self.codec.clone(), self.link.clone())
+    }
+
+    /// How many values this node found that it could not read. They count as not there: those of a newer version, or what
+    /// somebody else wrote.
+    #[must_use]
+    pub fn unreadable(&self) -> u64 {
+        self.codec.unreadable()
+    }
+}
+
+impl fmt::Debug for RedisTokenStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisTokenStore")
+            .field("keys", &self.keys)
+            .field("link", &self.link)
+            .finish_non_exhaustive()
+    }
+}

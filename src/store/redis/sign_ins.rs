@@ -1,0 +1,426 @@
+//! Sign-ins: looking them up, and taking them out.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use redis::{Cmd, Pipeline, Value};
+
+use super::RedisTokenStore;
+use super::head::{Head, cause};
+use super::reply::{self, Reply, unexpected};
+use super::room::Room;
+use super::script::{self, Call};
+use super::time::{lifetime, seconds};
+use crate::clock::Timestamp;
+use crate::id::{AccountHash, Address, KeyHash, OperationId, Selector, SignInId, TokenHash};
+use crate::store::{
+    Entry, Lookup, MAX_BATCH, Removal, Removed, Result, RevokeRule, SignInInfo, Stored, Target,
+};
+
+/// At first each bucket adds so many to a batch of due sign-ins: one account's do not keep the others waiting.
+const FAIR_SHARE: usize = 8;
+
+/// How often another sign-in is looked for when the one that was to leave is gone already.
+const TRIES: usize = 8;
+
+/// How a call of `remove.lua` says what leaves.
+pub(super) enum Leaving<'a> {
+    Target(&'a Target),
+    /// Those of them whose time is up.
+    Due(&'a [SignInId]),
+    /// For want of room.
+    Evict(SignInId),
+}
+
+/// Hashes of the tokens that others are obtained with, as scripts look for one: between commas.
+pub(super) fn subjects(entry: &Entry) -> String {
+    let tokens = entry.tokens.access_tokens().iter();
+    tokens.fold(String::from(","), |all, token| {
+        all + &format!("{},", TokenHash::of(token.as_secret()))
+    })
+}
+
+pub(super) fn rule(rule: RevokeRule) -> &'static str {
+    match rule {
+        RevokeRule::Nothing => "Nothing",
+        RevokeRule::All => "All",
+        RevokeRule::UnlessOffline => "UnlessOffline",
+        RevokeRule::OnlySignIn => "OnlySignIn",
+    }
+}
+
+pub(super) fn flag(value: bool) -> &'static str {
+    if value { "1" } else { "0" }
+}
+
+impl RedisTokenStore {
+    /// A call about an account.
+    pub(super) fn about(&self, script: &'static script::Script, account: &AccountHash) -> Call {
+        let keys = self.keys.of_account(account);
+        Call::new(script, keys, self.time.arguments()).arg(account.to_string())
+    }
+
+    /// Runs a script, and notes the time that it tells.
+    pub(super) async fn run(&self, bucket: u8, call: Call) -> Result<Reply> {
+        let mut reply = self.link.run(call).await?;
+        self.time.note(bucket, reply.time()?);
+        Ok(reply)
+    }
+
+    /// The time at the server of a bucket: a little early, or asked for.
+    pub(super) async fn time_at(&self, bucket: u8) -> Result<Timestamp> {
+        match self.time.read(bucket) {
+            Some(now) => Ok(now),
+            None => {
+                let now = self.link.time().await?;
+                self.time.note(bucket, now);
+                Ok(now)
+            }
+        }
+    }
+
+    /// Fields of an account's hash, in one round trip; with them the time where it is not known.
+    pub(super) async fn fields(
+        &self,
+        account: &AccountHash,
+        fields: &[String],
+    ) -> Result<(Timestamp, Vec<Value>)> {
+        let bucket = account.bucket();
+        let mut get = redis::cmd("HMGET");
+        get.arg(self.keys.account(account)).arg(fields);
+        let (now, values) = match self.time.read(bucket) {
+            Some(now) => (now, self.link.send(&get).await?),
+            None => {
+                // First, so that what is read is not older than the time says.
+                let mut both = Pipeline::with_capacity(2);
+                both.cmd("TIME").add_command(get);
+                let mut answers = self.link.send_together(&both).await?.into_iter();
+                let now = reply::time(answers.next().ok_or_else(unexpected)?)?;
+                self.time.note(bucket, now);
+                (now, answers.next().ok_or_else(unexpected)?)
+            }
+        };
+        match values {
+            Value::Array(values) if values.len() == fields.len() => Ok((now, values)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    pub(super) async fn look_up(&self, address: &Address, key: Option<&KeyHash>) -> Result<Lookup> {
+        let fields = [format!("h{}", address.id), format!("b{}", address.id)];
+        let (now, values) = self.fields(&address.account, &fields).await?;
+        let mut values = values.into_iter();
+        let mut next = || reply::maybe_bytes(values.next().unwrap_or_default());
+        let (head, body) = (next()?, next()?);
+        let live = match head.as_deref().and_then(Head::parse) {
+            None => return Ok(Lookup::Gone(None)),
+            Some(Head::Left(cause, until)) => {
+                return Ok(Lookup::Gone((until > now).then_some(cause)));
+            }
+            Some(Head::Live(live)) => live,
+        };
+        let (expires, cause) = live.end();
+        if expires <= now {
+            return Ok(Lookup::Gone(Some(cause)));
+        }
+        if key.is_some_and(|key| !live.has_key(key)) {
+            return Ok(Lookup::Moved);
+        }
+        let entry = body.and_then(|body| self.codec.open_entry(address, body));
+        Ok(match entry {
+            None => Lookup::Gone(None),
+            Some(entry) => Lookup::Live(Stored {
+                entry: Arc::new(entry),
+                generation: live.generation,
+                created: live.created,
+                last_used: live.last_used,
+                expires,
+                touch_due: live.touch_due(now),
+            }),
+        })
+    }
+
+    pub(super) async fn list_of(&self, account: &AccountHash) -> Result<Vec<SignInInfo>> {
+        let call = self.about(&script::LIST, account);
+        let mut reply = self.run(account.bucket(), call).await?;
+        let mut found = Vec::new();
+        for row in reply.list()? {
+            let mut row = Reply::of(row)?;
+            let id = SignInId::parse(&row.text()?).ok_or_else(unexpected)?;
+            let address = Address {
+                account: *account,
+                id,
+            };
+            let (head, body) = (row.bytes()?, row.bytes()?);
+            let Some(Head::Live(live)) = Head::parse(&head) else {
+                return Err(unexpected());
+            };
+            if let Some(entry) = self.codec.open_entry(&address, body) {
+                found.push(SignInInfo {
+                    address,
+                    created: live.created,
+                    last_used: live.last_used,
+                    expires: live.end().0,
+                    label: entry.label,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// What a script says of sign-ins that it took out. One that is not readable is gone all the same.
+    pub(super) fn removed(&self, account: &AccountHash, rows: Vec<Value>) -> Result<Vec<Removed>> {
+        let mut all = Vec::with_capacity(rows.len());
+        for row in rows {
+            let mut row = Reply::of(row)?;
+            let id = SignInId::parse(&row.text()?).ok_or_else(unexpected)?;
+            let address = Address {
+                account: *account,
+                id,
+            };
+            let (created, last_used) = (row.time()?, row.time()?);
+            let cause = cause(&row.text()?).ok_or_else(unexpected)?;
+            let downstream = row.number()? as usize;
+            let to_revoke = row.flag()?;
+            if let Some(entry) = self.codec.open_entry(&address, row.bytes()?) {
+                all.push(Removed {
+                    address,
+                    entry: Arc::new(entry),
+                    cause,
+                    created,
+                    last_used,
+                    downstream,
+                    to_revoke,
+                });
+            }
+        }
+        Ok(all)
+    }
+
+    pub(super) fn waiting(removed: &[Removed]) -> u64 {
+        removed.iter().filter(|removed| removed.to_revoke).count() as u64
+    }
+
+    /// How many tokens a removal may put into the outbox.
+    pub(super) async fn room_to_revoke(&self, removal: &Removal) -> u64 {
+        match removal.revoke {
+            RevokeRule::Nothing => 0,
+            _ => self.outbox.get_or_some(self.count_outbox()).await,
+        }
+    }
+
+    /// What is the same for every way of leaving.
+    pub(super) fn with_removal(call: Call, removal: &Removal, room: u64) -> Call {
+        call.arg(rule(removal.revoke))
+            .arg(lifetime(removal.mark_for))
+            .arg(seconds(removal.logout_iat))
+            .arg(room.to_string())
+    }
+
+    pub(super) async fn take_out(
+        &self,
+        account: &AccountHash,
+        leaving: Leaving<'_>,
+        removal: &Removal,
+        room: u64,
+    ) -> Result<Vec<Removed>> {
+        let call = self
+            .about(&script::REMOVE, account)
+            .arg(removal.operation.to_string())
+            .arg(removal.cause.as_str());
+        let call = Self::with_removal(call, removal, room);
+        let call = match leaving {
+            Leaving::Target(Target::SignIn(address)) => call.arg("one").arg(address.id.to_string()),
+            Leaving::Target(Target::SignInAt(address, generation)) => call
+                .arg("at")
+                .arg(address.id.to_string())
+                .arg(generation.0.to_string()),
+            Leaving::Target(Target::Account(_)) => call.arg("all"),
+            Leaving::Target(Target::AccountExcept(_, keep)) => {
+                call.arg("but").arg(keep.to_string())
+            }
+            Leaving::Due(ids) => call.arg("due").args(ids.iter().map(SignInId::to_string)),
+            Leaving::Evict(id) => call.arg("evict").arg(id.to_string()),
+        };
+        let mut reply = self.run(account.bucket(), call).await?;
+        let removed = self.removed(account, reply.list()?)?;
+        if reply.flag()? {
+            self.outbox.used(Self::waiting(&removed));
+        }
+        Ok(removed)
+    }
+
+    /// Members of what is gone. They are left after the bucket: a closing in between returns an address at which there
+    /// is nothing, which its caller's removal finds out. One that stays because Redis went away ends by itself.
+    pub(super) async fn leave_all(&self, removed: &[Removed]) {
+        let mut members = Vec::new();
+        for removed in removed {
+            let selectors = removed.entry.selectors.iter();
+            members.extend(selectors.map(|selector| (*selector, removed.address)));
+        }
+        self.leave(members).await;
+    }
+
+    pub(super) async fn leave(&self, members: Vec<(Selector, Address)>) {
+        let leave = |(selector, address)| async move { self.leave_one(&selector, &address).await };
+        for left in join_all(members.into_iter().map(leave)).await {
+            if let Err(error) = left {
+                tracing::warn!(%error, "a member of a selector stays until it ends");
+            }
+        }
+    }
+
+    /// One command for each bucket.
+    pub(super) async fn sweep(&self, command: impl Fn(u8) -> Cmd) -> Result<Vec<Value>> {
+        let commands = (0..=u8::MAX).map(command).collect();
+        self.link.send_all(commands).await
+    }
+
+    pub(super) async fn count(&self, command: impl Fn(u8) -> Cmd) -> Result<u64> {
+        let counts = self.sweep(command).await?;
+        counts.into_iter().map(reply::number).sum()
+    }
+
+    pub(super) async fn count_sign_ins(&self) -> Result<u64> {
+        self.count(|bucket| {
+            let mut count = redis::cmd("ZCARD");
+            count.arg(self.keys.due(bucket));
+            count
+        })
+        .await
+    }
+
+    /// Addresses by when their time is up, from each bucket so many after the first few.
+    async fn soonest(&self, until: &str, skip: usize, limit: usize) -> Result<Vec<Vec<Due>>> {
+        let answers = self.sweep(|bucket| {
+            let mut range = redis::cmd("ZRANGEBYSCORE");
+            range.arg(self.keys.due(bucket)).arg("-inf").arg(until);
+            range.arg("WITHSCORES").arg("LIMIT").arg(skip).arg(limit);
+            range
+        });
+        answers.await?.into_iter().map(Due::all).collect()
+    }
+
+    /// Which sign-ins a call of `due` is about: written down before any is taken out, so that whoever repeats the call
+    /// gets the rest of them too.
+    pub(super) async fn batch(&self, operation: OperationId) -> Result<Vec<Address>> {
+        let key = self.keys.batch(operation);
+        let mut get = redis::cmd("GET");
+        get.arg(&key);
+        if let Some(planned) = reply::maybe_bytes(self.link.send(&get).await?)? {
+            return parse_batch(&planned);
+        }
+        let now = self.time_at(0).await?.as_micros().to_string();
+        let mut buckets = self.soonest(&now, 0, FAIR_SHARE).await?;
+        let count: usize = buckets.iter().map(Vec::len).sum();
+        if count < MAX_BATCH && buckets.iter().any(|due| due.len() == FAIR_SHARE) {
+            let more = self.soonest(&now, FAIR_SHARE, MAX_BATCH - count).await?;
+            buckets.extend(more);
+        }
+        // Begins where chance has it, so that under load every bucket comes first at times.
+        let first = usize::from(operation.as_bytes()[0]);
+        let count = super::keys::BUCKETS.min(buckets.len());
+        let (fair, rest) = buckets.split_at_mut(count);
+        if !fair.is_empty() {
+            fair.rotate_left(first % fair.len());
+        }
+        let planned = fair.iter().chain(rest.iter()).flatten();
+        let planned: Vec<Address> = planned.map(|due| due.address).take(MAX_BATCH).collect();
+        if planned.is_empty() {
+            return Ok(planned);
+        }
+        let text: String = planned.iter().map(member).collect();
+        let mut set = redis::cmd("SET");
+        let millis = crate::store::REPEAT_WINDOW.as_millis() as u64;
+        set.arg(&key).arg(text).arg("NX").arg("PX").arg(millis);
+        if matches!(self.link.send(&set).await?, Value::Nil)
+            && let Some(planned) = reply::maybe_bytes(self.link.send(&get).await?)?
+        {
+            return parse_batch(&planned);
+        }
+        Ok(planned)
+    }
+
+    /// The sign-ins that have to leave so that there are no more than there may be.
+    pub(super) async fn make_room(
+        &self,
+        keep: &Address,
+        removal: &Removal,
+        sign_ins: &Room,
+    ) -> Result<Vec<Removed>> {
+        let mut evicted = Vec::new();
+        if !sign_ins.is_unknown() {
+            sign_ins.used(1);
+            return Ok(evicted);
+        }
+        let count = self.count_sign_ins().await?;
+        sign_ins.counted(count);
+        let mut tries = 0;
+        while count.saturating_sub(evicted.len() as u64) > sign_ins.most() && tries < TRIES {
+            let soonest = self.soonest("+inf", 0, 2).await?;
+            let others = soonest.into_iter().flatten();
+            let others = others.filter(|due| due.address != *keep);
+            let Some(first) = others.min_by_key(|due| due.ends) else {
+                break;
+            };
+            let Address { account, id } = first.address;
+            let room = self.room_to_revoke(removal).await;
+            let leaving = Leaving::Evict(id);
+            let gone = self.take_out(&account, leaving, removal, room).await?;
+            tries = if gone.is_empty() { tries + 1 } else { 0 };
+            evicted.extend(gone);
+        }
+        Ok(evicted)
+    }
+}
+
+/// A sign-in and when its time is up.
+struct Due {
+    address: Address,
+    ends: Timestamp,
+}
+
+impl Due {
+    fn all(answer: Value) -> Result<Vec<Self>> {
+        let mut items = Reply::of(answer)?;
+        let mut all = Vec::new();
+        while let Ok(member) = items.text() {
+            let address = parse_member(&member).ok_or_else(unexpected)?;
+            let ends = items.text()?.parse::<f64>().map_err(|_| unexpected())?;
+            let ends = Timestamp::from_micros(ends as u64);
+            all.push(Self { address, ends });
+        }
+        Ok(all)
+    }
+}
+
+const ACCOUNT_LENGTH: usize = 43;
+const MEMBER_LENGTH: usize = ACCOUNT_LENGTH + 22;
+
+/// An address as the sorted sets have it.
+pub(super) fn member(address: &Address) -> String {
+    format!("{}{}", address.account, address.id)
+}
+
+pub(super) fn parse_member(text: &str) -> Option<Address> {
+    let (account, id) = text.split_at_checked(ACCOUNT_LENGTH)?;
+    Some(Address {
+        account: AccountHash::parse(account)?,
+        id: SignInId::parse(id)?,
+    })
+}
+
+fn parse_batch(text: &[u8]) -> Result<Vec<Address>> {
+    let members = text.chunks(MEMBER_LENGTH);
+    let parse = |member| parse_member(std::str::from_utf8(member).ok()?);
+    let all: Option<Vec<Address>> = members.map(parse).collect();
+    all.ok_or_else(unexpected)
+}
+
+impl RedisTokenStore {
+    /// Whether nothing is, or was of late, at an address.
+    pub(super) async fn is_new(&self, address: &Address) -> Result<bool> {
+        let lookup = self.look_up(address, None).await?;
+        Ok(matches!(lookup, Lookup::Gone(None)))
+    }
+}

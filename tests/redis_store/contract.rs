@@ -1,0 +1,58 @@
+//! The store keeps the contract, on one server and on a cluster.
+
+use std::sync::Arc;
+
+use axum_signout::clock::ManualClock;
+use axum_signout::store::{RedisTokenStore, RedisTokenStoreBuilder};
+use axum_signout::testing::store_contract::{Limits, StoreUnderTest};
+use tokio::sync::OnceCell;
+
+use crate::support::redis::RedisServer;
+
+/// Races meet in many places of the network anyway, and each round takes a thousand times longer than in memory.
+const ROUNDS: usize = 4;
+
+fn under_test(builder: RedisTokenStoreBuilder, limits: Limits) -> StoreUnderTest {
+    let clock = Arc::new(ManualClock::new());
+    let store = builder
+        .prefix(axum_signout::OperationId::random().to_string())
+        .clock(clock.clone())
+        .max_sign_ins(limits.max_sign_ins)
+        .max_sign_ins_per_account(limits.max_sign_ins_per_account)
+        .max_selectors(limits.max_selectors)
+        .max_claims(limits.max_claims)
+        .max_outbox(limits.max_outbox)
+        .timeout(std::time::Duration::from_secs(30))
+        .build()
+        .expect("the limits are in range");
+    let advance = move |by| {
+        clock.advance(by);
+        async {}
+    };
+    StoreUnderTest::new(store, advance).rounds(ROUNDS)
+}
+
+mod one_server {
+    use super::*;
+
+    async fn redis(limits: Limits) -> StoreUnderTest {
+        static SERVER: OnceCell<RedisServer> = OnceCell::const_new();
+        let server = SERVER.get_or_init(RedisServer::start).await;
+        under_test(RedisTokenStore::builder(server.url()), limits)
+    }
+
+    axum_signout::store_contract_tests!(redis);
+}
+
+mod a_cluster {
+    use super::*;
+    use crate::support::redis::RedisCluster;
+
+    async fn redis(limits: Limits) -> StoreUnderTest {
+        static CLUSTER: OnceCell<RedisCluster> = OnceCell::const_new();
+        let cluster = CLUSTER.get_or_init(RedisCluster::start).await;
+        under_test(RedisTokenStore::cluster(cluster.urls()), limits)
+    }
+
+    axum_signout::store_contract_tests!(redis);
+}

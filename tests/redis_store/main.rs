@@ -1,0 +1,13 @@
+//! The Redis store, on real servers.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod contract;
+mod keys;
+mod outages;
+mod resent;
+mod round_trips;
+mod servers;
+mod sessions;
+mod world;

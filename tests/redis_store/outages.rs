@@ -1,0 +1,111 @@
+//! Redis away, and slow instead of away.
+
+use std::time::{Duration, Instant};
+
+use axum_signout::store::{
+    RedisTokenStore, Removal, RevokeRule, StoreErrorKind, Target, TokenStore,
+};
+use axum_signout::testing::store_contract::account;
+use axum_signout::{Cause, Locator};
+
+use super::world::{entry, is_live, removal, sign_in};
+use crate::support::redis::RedisServer;
+
+#[tokio::test]
+async fn a_store_whose_server_comes_later_works_from_then_on() {
+    let port = {
+        let server = RedisServer::start().await;
+        server.port()
+    };
+    let url = format!("redis://127.0.0.1:{port}");
+    let store = RedisTokenStore::builder(url).build().unwrap();
+    let error = store.now().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    let server = RedisServer::start_at(port).await;
+    // It is not tried again at once.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let ann = sign_in(&store, &account(1), entry("ann")).await;
+    assert!(is_live(&store, &ann).await);
+
+    // Restarted, and empty: the scripts are unknown, the sign-in is gone, and the first call does not fail.
+    drop(server);
+    let _server = RedisServer::start_at(port).await;
+    assert!(!is_live(&store, &ann).await);
+    let ann = sign_in(&store, &account(1), entry("ann")).await;
+    assert!(is_live(&store, &ann).await);
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_is_unavailable() {
+    let server = RedisServer::start().await;
+    let store = RedisTokenStore::builder(server.url()).build().unwrap();
+    let ann = sign_in(&store, &account(1), entry("ann")).await;
+    drop(server);
+    for _ in 0..3 {
+        let target = Target::SignIn(ann.address);
+        let remove = store.remove(&target, &removal(Cause::UserSignOut)).await;
+        let kind = remove.unwrap_err().kind();
+        assert!(matches!(
+            kind,
+            StoreErrorKind::Unavailable | StoreErrorKind::Unknown
+        ));
+    }
+    let load = store.load(&[ann]).await;
+    assert_eq!(load.unwrap_err().kind(), StoreErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_unknown_within_the_time_that_was_set() {
+    let server = RedisServer::start().await;
+    let timeout = Duration::from_millis(300);
+    let store = RedisTokenStore::builder(server.url())
+        .timeout(timeout)
+        .build()
+        .unwrap();
+    let ann = sign_in(&store, &account(1), entry("ann")).await;
+    let bob = sign_in(&store, &account(1), entry("bob")).await;
+    // Without counting the outbox first, which would be a second step.
+    let remove = async |locator: &Locator| {
+        let removal = Removal {
+            revoke: RevokeRule::Nothing,
+            ..removal(Cause::UserSignOut)
+        };
+        let target = Target::SignIn(locator.address);
+        store.remove(&target, &removal).await
+    };
+    // The server knows the script from now on.
+    remove(&bob).await.unwrap();
+    {
+        let _paused = server.pause();
+        let begun = Instant::now();
+        let error = remove(&ann).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Unknown);
+        assert!(begun.elapsed() < timeout * 4, "{:?}", begun.elapsed());
+    }
+    // It goes on, and does what it was sent.
+    assert!(!is_live(&store, &ann).await);
+}
+
+#[tokio::test]
+async fn a_server_that_is_full_says_so_and_signs_out_all_the_same() {
+    let server = RedisServer::start().await;
+    let store = RedisTokenStore::builder(server.url()).build().unwrap();
+    let ann = sign_in(&store, &account(1), entry("ann")).await;
+    server.cli(&[
+        "CONFIG",
+        "SET",
+        "maxmemory-policy",
+        "noeviction",
+        "maxmemory",
+        "1mb",
+    ]);
+    let locator = axum_signout::testing::store_contract::locator(&account(2));
+    let mut entry = entry("bob");
+    entry.selectors = [].into();
+    let started = axum_signout::store::Started::default();
+    let removal = removal(Cause::Capacity);
+    let create = store.create(&locator, entry.into(), &started, &removal);
+    assert_eq!(create.await.unwrap_err().kind(), StoreErrorKind::Full);
+    // What is there is served.
+    assert!(is_live(&store, &ann).await);
+}

@@ -1,0 +1,141 @@
+//! The connection is lost between a command and its answer: the client sends it again, and nothing is done twice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum_signout::store::{
+    Claim, Generation, RedisTokenStore, Replaced, RetainedTokens, Target, TokenStore,
+};
+use axum_signout::testing::store_contract::account;
+use axum_signout::{Cause, ClaimName, OperationId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::world::{entry, removal, sign_in};
+use crate::support::redis::RedisServer;
+
+/// Stands between the store and Redis. When it is armed, it passes the next command on, waits until it was answered, and
+/// closes the connection in place of the answer.
+struct Proxy {
+    port: u16,
+    armed: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    async fn start(to: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let armed = Arc::new(AtomicBool::new(false));
+        let is_armed = armed.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                tokio::spawn(pass(client, server, is_armed.clone()));
+            }
+        });
+        Self { port, armed }
+    }
+
+    /// The next answer is lost.
+    fn lose_one(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+
+    fn assert_lost(&self) {
+        assert!(!self.armed.load(Ordering::SeqCst), "no answer was lost");
+    }
+}
+
+async fn pass(mut client: TcpStream, mut server: TcpStream, armed: Arc<AtomicBool>) {
+    let (mut to_server, mut to_client) = ([0; 16 * 1024], [0; 16 * 1024]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut to_server) => {
+                let Ok(read @ 1..) = read else { return };
+                if server.write_all(&to_server[..read]).await.is_err() {
+                    return;
+                }
+            }
+            read = server.read(&mut to_client) => {
+                let Ok(read @ 1..) = read else { return };
+                if armed.swap(false, Ordering::SeqCst) {
+                    return;
+                }
+                if client.write_all(&to_client[..read]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_change_whose_answer_was_lost_is_done_once_and_answered() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.port()).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port);
+    let store = RedisTokenStore::builder(url).build().unwrap();
+    // The scripts are known, and limits counted, before answers get lost.
+    let first = sign_in(&store, &account(1), entry("first")).await;
+    let target = Target::SignIn(first.address);
+    store
+        .remove(&target, &removal(Cause::Operator))
+        .await
+        .unwrap();
+
+    let ann = sign_in(&store, &account(2), entry("ann")).await;
+    proxy.lose_one();
+    let operation = OperationId::random();
+    let new = entry("two").into();
+    let replace = store.replace_if(&ann.address, Generation::FIRST, new, operation);
+    assert_eq!(replace.await.unwrap(), Replaced::Done(Generation(2)));
+    proxy.assert_lost();
+
+    proxy.lose_one();
+    let target = Target::Account(account(2));
+    let removed = store
+        .remove(&target, &removal(Cause::SignOutEverywhere))
+        .await
+        .unwrap();
+    proxy.assert_lost();
+    assert_eq!(removed.len(), 1, "the first answer, though it was lost");
+    assert!(removed[0].to_revoke);
+    let token = removed[0].entry.tokens.refresh_token().unwrap();
+    assert_eq!(token.secret(), "refresh two");
+    assert_eq!(
+        store.stats().await.unwrap().outbox,
+        2,
+        "one for each of both"
+    );
+
+    let (name, holder) = (ClaimName::of("test", &[b"n"]), OperationId::random());
+    store
+        .claim(
+            &ClaimName::of("test", &[b"m"]),
+            holder,
+            super::world::MARK_FOR,
+        )
+        .await
+        .unwrap();
+    proxy.lose_one();
+    let claim = store
+        .claim(&name, holder, super::world::MARK_FOR)
+        .await
+        .unwrap();
+    proxy.assert_lost();
+    assert_eq!(claim, Claim::Held);
+
+    let id = OperationId::random();
+    store
+        .outbox_put(id, &account(3), RetainedTokens::of(&entry("x")))
+        .await
+        .unwrap();
+    proxy.lose_one();
+    let items = store
+        .outbox_take(holder, super::world::MARK_FOR)
+        .await
+        .unwrap();
+    proxy.assert_lost();
+    assert_eq!(items.len(), 3);
+    assert!(items.iter().all(|item| item.attempts == 0));
+}

@@ -1,0 +1,156 @@
+//! A user and a password, TLS, sentinels, and a cluster whose masters share the work.
+
+use std::time::{Duration, Instant};
+
+use axum_signout::Cause;
+use axum_signout::store::{RedisTokenStore, StoreErrorKind, Target, TokenStore};
+use axum_signout::testing::store_contract::account;
+
+use super::world::{entry, is_live, removal, sign_in};
+use crate::support::redis::{Certificates, RedisCluster, RedisServer, free_port};
+
+#[tokio::test]
+async fn a_user_sees_no_more_than_the_keys_of_the_prefix() {
+    let server = RedisServer::start().await;
+    let rules = [
+        "ACL", "SETUSER", "app", "on", ">geheim", "~shop:*", "+@all", "-@admin",
+    ];
+    server.cli(&rules);
+    let url = format!("redis://127.0.0.1:{}", server.port());
+    let store = |prefix: &str, password: &str| {
+        let builder = RedisTokenStore::builder(&*url).prefix(prefix);
+        builder.credentials("app", password).build().unwrap()
+    };
+    let shop = store("shop", "geheim");
+    let ann = sign_in(&shop, &account(1), entry("ann")).await;
+    assert!(is_live(&shop, &ann).await);
+    let in_url = format!("redis://app:geheim@127.0.0.1:{}", server.port());
+    let same = RedisTokenStore::builder(in_url)
+        .prefix("shop")
+        .build()
+        .unwrap();
+    assert!(is_live(&same, &ann).await);
+    for other in [store("other", "geheim"), store("shop", "falsch")] {
+        let error = other.load(std::slice::from_ref(&ann)).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Unavailable, "{error}");
+        assert!(!error.to_string().contains("falsch"));
+    }
+}
+
+#[tokio::test]
+async fn the_masters_of_a_cluster_share_the_accounts() {
+    let cluster = RedisCluster::start().await;
+    let store = RedisTokenStore::cluster(&cluster.urls()[..1])
+        .build()
+        .unwrap();
+    let mut all = Vec::new();
+    for n in 0..60 {
+        all.push(sign_in(&store, &account(n), entry("ann")).await);
+    }
+    let found = store.load(&all).await.unwrap();
+    assert!(found.into_iter().all(|found| found.live().is_some()));
+    assert_eq!(store.stats().await.unwrap().sign_ins, 60);
+    for master in cluster.masters() {
+        let accounts = master
+            .keys()
+            .iter()
+            .filter(|key| key.contains(":account:"))
+            .count();
+        assert!((5..=40).contains(&accounts), "{accounts} of 60");
+    }
+}
+
+#[tokio::test]
+async fn a_server_with_tls_is_believed_if_its_authority_is_the_one_that_was_set() {
+    let certificates = Certificates::new();
+    let port = free_port().to_string();
+    let [cert, key, ca] =
+        ["server.pem", "server.key", "ca.pem"].map(|name| certificates.path(name));
+    let _server = RedisServer::start_with(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-auth-clients",
+        "no",
+    ])
+    .await;
+    let url = format!("rediss://127.0.0.1:{port}");
+    let builder = || RedisTokenStore::builder(&*url);
+    let store = builder()
+        .root_certificate(certificates.authority())
+        .build()
+        .unwrap();
+    let ann = sign_in(&store, &account(1), entry("ann")).await;
+    assert!(is_live(&store, &ann).await);
+    let other = Certificates::new().authority();
+    let store = builder().root_certificate(other).build().unwrap();
+    let error = store.load(&[ann]).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    assert!(builder().root_certificate("nonsense").build().is_err());
+}
+
+#[tokio::test]
+async fn after_a_failover_the_store_goes_to_the_master_that_the_sentinels_name() {
+    let master = RedisServer::start().await;
+    let port = master.port().to_string();
+    let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
+    let sentinel = RedisServer::start_sentinel(master.port(), "main").await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let wait_for = async |what: &str, is_so: &dyn Fn() -> bool| {
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let knows_replica = || {
+        sentinel
+            .cli(&["SENTINEL", "REPLICAS", "main"])
+            .contains("flags\nslave")
+    };
+    wait_for("the sentinel sees the replica", &|| {
+        knows_replica()
+            && replica
+                .cli(&["INFO", "replication"])
+                .contains("master_link_status:up")
+    })
+    .await;
+
+    let store = RedisTokenStore::sentinel([sentinel.url()], "main")
+        .build()
+        .unwrap();
+    let ann = sign_in(&store, &account(1), entry("ann")).await;
+    let bob = sign_in(&store, &account(1), entry("bob")).await;
+    let target = Target::SignIn(ann.address);
+    store
+        .remove(&target, &removal(Cause::UserSignOut))
+        .await
+        .unwrap();
+    assert_eq!(master.cli(&["WAIT", "1", "10000"]), "1");
+    assert!(replica.cli(&["DBSIZE"]) == master.cli(&["DBSIZE"]));
+    drop(master);
+    wait_for("the replica is promoted", &|| {
+        replica
+            .cli(&["INFO", "replication"])
+            .contains("role:master")
+    })
+    .await;
+    wait_for("the sentinel says so", &|| {
+        let address = sentinel.cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
+        address.contains(&replica.port().to_string())
+    })
+    .await;
+    // A connection that could not be made is not tried again at once.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(is_live(&store, &bob).await);
+    assert!(
+        !is_live(&store, &ann).await,
+        "the sign-out was acknowledged by both"
+    );
+    let carl = sign_in(&store, &account(2), entry("carl")).await;
+    assert!(is_live(&store, &carl).await);
+}
