@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum_signout::store::{
-    Claim, Generation, RedisTokenStore, Replaced, RetainedTokens, Target, TokenStore,
+    Claim, Created, Generation, RedisTokenStore, Replaced, RetainedTokens, Started, Target,
+    TokenStore,
 };
-use axum_signout::testing::store_contract::account;
+use axum_signout::testing::store_contract::{account, locator};
 use axum_signout::{Cause, ClaimName, OperationId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::world::{entry, removal, sign_in};
+use super::world::{entry, is_live, removal, selector, sign_in};
 use crate::support::redis::RedisServer;
 
 /// Stands between the store and Redis. When it is armed, it passes the next command on, waits until it was answered, and
@@ -107,6 +108,25 @@ async fn a_change_whose_answer_was_lost_is_done_once_and_answered() {
         2,
         "one for each of both"
     );
+
+    let late = locator(&account(5));
+    proxy.lose_one();
+    let mut new = entry("late");
+    new.selectors = [].into();
+    let (started, operation) = (Started::default(), removal(Cause::Capacity));
+    let created = store.create(&late, new.into(), &started, &operation).await;
+    proxy.assert_lost();
+    assert!(matches!(created.unwrap(), Created::Done { .. }));
+    assert!(is_live(&store, &late).await);
+    assert_eq!(store.list(&account(5)).await.unwrap().len(), 1);
+
+    let bob = sign_in(&store, &account(6), entry("bob")).await;
+    let carl = sign_in(&store, &account(7), entry("carl")).await;
+    proxy.lose_one();
+    let members = store.close(&selector(), &removal(Cause::BackChannel)).await;
+    proxy.assert_lost();
+    assert_eq!(members.unwrap().len(), 2);
+    assert!(is_live(&store, &bob).await && is_live(&store, &carl).await);
 
     let (name, holder) = (ClaimName::of("test", &[b"n"]), OperationId::random());
     store

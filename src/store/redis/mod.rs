@@ -30,7 +30,8 @@
 //! * Selectors lie elsewhere and follow in an order that every interruption survives: members come before the entry and go
 //!   after it.
 //! * Every call has a name, or is the same when it is done twice, and what a script answered is kept in the same slot for a
-//!   minute. So whatever the client sends again changes no answer.
+//!   minute, the tokens of removed sign-ins included. So whatever the client sends again changes no answer.
+//! * Sign-ins leave in `take_out` of `account.lua` and nowhere else: whatever has to hear of it is told there.
 
 mod builder;
 mod codec;
@@ -71,7 +72,8 @@ use self::time::Time;
 /// Lifetimes count by the clocks of the Redis servers. Keep those in step, and let them be slewed, not set: a sign-in
 /// that starts is stamped with the earliest of all masters, so that one whose clock is fast refuses some sign-ins after a
 /// sign-out for as long as it is ahead; where a failover leads to a server whose clock is behind, sign-ins that were under
-/// way may pass a sign-out by as much.
+/// way may pass a sign-out by as much. While a master of a cluster is away nobody starts a sign-in, and expired sign-ins are
+/// not collected; requests and sign-outs of the others' accounts go on.
 ///
 /// # Durability
 ///

@@ -92,7 +92,7 @@ impl StoreUnderTest {
         }
     }
 
-    /// How often each race is run, by default 100 times.
+    /// How often each race is run, by default 100 times; the random calls are fewer in proportion.
     #[must_use]
     pub fn rounds(mut self, rounds: usize) -> Self {
         self.rounds = rounds;
