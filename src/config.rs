@@ -173,6 +173,8 @@ pub(crate) struct Config {
     pub(crate) sweep_every: Duration,
     /// How long before its end a page should warn.
     pub(crate) warn_before: Duration,
+    /// Most tokens of the app itself that are kept.
+    pub(crate) max_app_tokens: usize,
 }
 
 impl Default for Config {
@@ -201,6 +203,7 @@ impl Default for Config {
             metadata_wait: Duration::from_secs(3),
             sweep_every: Duration::from_secs(15),
             warn_before: Duration::from_secs(60),
+            max_app_tokens: 1000,
         }
     }
 }

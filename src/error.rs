@@ -138,7 +138,8 @@ pub enum ErrorKind {
     StoreUnavailable,
     /// A limit is reached. 503 with `Retry-After`.
     Capacity,
-    /// The layers are missing, in the wrong order, or of a version that is not enabled. 500.
+    /// The layers are missing, in the wrong order, or of a version that is not enabled; or the app asked for a token of its own at a
+    /// provider that is not configured, or as a public client. 500.
     Misconfigured,
     /// Anything else. 500.
     Internal,

@@ -58,7 +58,7 @@ pub mod testing;
 pub mod own_sign_in {}
 
 pub use crate::account::Account;
-pub use crate::auth::{Auth, AuthBuilder, RegisteredUrls, SignInUrl, SigningIn, Ticket};
+pub use crate::auth::{AppTokens, Auth, AuthBuilder, RegisteredUrls, SignInUrl, SigningIn, Ticket};
 pub use crate::cache::TimeLeft;
 pub use crate::cause::Cause;
 pub use crate::config::{ClearSiteData, LongUrl, RevocationPolicy};

@@ -22,7 +22,7 @@ use super::opened::{ended, pick};
 use crate::cause::Cause;
 use crate::error::{Error, ErrorKind};
 use crate::events::{self, Who};
-use crate::id::{Address, ClaimName, OperationId};
+use crate::id::{Address, ClaimName, OperationId, SignInId};
 use crate::provider::{Permit, Provider, TokenError};
 use crate::store::{Entry, Generation, Lease, Lookup, Stored, Target};
 
@@ -124,13 +124,14 @@ impl Cache {
 
     /// Whether a refresh of this sign-in, or of many at its provider, failed lately.
     pub(super) fn trouble(&self, flag: &Flag, entry: &Entry) -> Option<Trouble> {
-        let own = self
-            .0
-            .back_off
-            .trouble(&flag.address().id, self.0.clock.steady());
-        let of_all = self
-            .provider(entry.account.issuer())
-            .and_then(|provider| provider.circuit().trouble(provider.clock().steady()));
+        self.trouble_of(&flag.address().id, self.provider(entry.account.issuer()))
+    }
+
+    /// The same of anything that has a name among the pauses.
+    pub(super) fn trouble_of(&self, id: &SignInId, provider: Option<&Provider>) -> Option<Trouble> {
+        let own = self.0.back_off.trouble(id, self.0.clock.steady());
+        let of_all =
+            provider.and_then(|provider| provider.circuit().trouble(provider.clock().steady()));
         match (own, of_all) {
             (own, None) => own,
             (Some(own), Some(left)) if own.outage => Some(Trouble {
@@ -323,7 +324,7 @@ impl Cache {
         // The metadata is fetched before the lease is looked at: a slow discovery must not eat what the request needs.
         if let Err(error) = provider.ready().await {
             let asked_for = error.retry_after();
-            let pause = self.outage(permit, provider, &address, asked_for, Duration::ZERO);
+            let pause = self.outage(permit, provider, address.id, asked_for, Duration::ZERO);
             return (Err(error.with_retry_after(pause)), true);
         }
         let asked = Instant::now();
@@ -378,27 +379,27 @@ impl Cache {
             true => Duration::ZERO,
             false => left_of_lease.saturating_sub(asked.elapsed()),
         };
-        let pause = self.outage(permit, provider, &address, retry_after, at_least);
+        let pause = self.outage(permit, provider, address.id, retry_after, at_least);
         let error = answer.err().map(Error::from);
         let error = error.unwrap_or_else(|| put_off(pause));
         (Err(error.with_retry_after(pause)), known)
     }
 
     /// Notes that the provider is away; for how long this sign-in leaves it alone.
-    fn outage(
+    pub(super) fn outage(
         &self,
         permit: Permit<'_>,
         provider: &Provider,
-        address: &Address,
+        id: SignInId,
         retry_after: Option<Duration>,
         at_least: Duration,
     ) -> Duration {
-        if permit.failed(address.id, provider.clock().steady(), retry_after) {
+        if permit.failed(id, provider.clock().steady(), retry_after) {
             events::provider_outage(provider.issuer(), false);
         }
         let at_least = at_least.max(retry_after.unwrap_or_default());
         let now = self.0.clock.steady();
-        self.0.back_off.outage(address.id, now, at_least)
+        self.0.back_off.outage(id, now, at_least)
     }
 
     /// R30: the sign-in ends only if the refresh token that was refused is still the one in the store.
