@@ -73,6 +73,8 @@ impl ClearSiteData {
 ///
 /// What a revoked token takes along is the provider's to say (RFC 7009 section 2.1): usually all tokens of the same grant, at some
 /// providers the user's consent as well, so that the next sign-in asks for it again.
+///
+/// A token [of the app itself](crate::AppTokens) that the app evicts is revoked by any of these but [`Never`](Self::Never).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RevocationPolicy {

@@ -21,7 +21,6 @@ use self::table::{Asked, Slot, Slots, Step, same};
 use super::inner::Cache;
 use super::refresh::put_off;
 use crate::cause::Cause;
-use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
 use crate::events;
 use crate::id::SignInId;
@@ -39,6 +38,8 @@ struct Errand {
     number: u64,
     /// Whether it is made because an API refused the token that is there.
     anew: bool,
+    /// Of which provider a token had to make room.
+    pushed_out: Option<usize>,
 }
 
 enum Found {
@@ -68,7 +69,9 @@ impl Cache {
                 Landed::Token(_) | Landed::Evicted => {}
             }
         }
-        Err(put_off(Duration::from_secs(1)))
+        let error = "tokens of the app were evicted again and again while this one was waited for";
+        let error = Error::new(ErrorKind::ProviderUnavailable, error);
+        Err(error.with_retry_after(Duration::from_secs(1)))
     }
 
     fn find_app_token(&self, key: &AppKey, but: Option<&AccessToken>) -> Result<Found, Error> {
@@ -126,18 +129,13 @@ impl Cache {
             name: slot.name,
             number,
             anew,
+            // Not revoked: nobody wanted it gone, and who was given it a moment ago may be using it.
+            pushed_out: left.and_then(|(key, slot)| slot.tokens.map(|_| key.provider)),
         };
         let cache = self.clone();
         let work = async move { cache.run_errand(errand).await };
         let flight = Flight::start(&self.0.tasks, work);
         slot.flight = Some((number, flight.clone()));
-        if let Some((key, slot)) = left
-            && slot.tokens.is_some()
-        {
-            // Not revoked: nobody wanted it gone, and who was given it a moment ago may be using it.
-            let issuer = self.0.providers[key.provider].issuer();
-            events::app_tokens_evicted(issuer, Cause::Capacity, 1);
-        }
         Ok(flight)
     }
 
@@ -156,6 +154,10 @@ impl Cache {
     }
 
     async fn run_errand(&self, errand: Errand) -> Landed {
+        if let Some(provider) = errand.pushed_out {
+            let issuer = self.0.providers[provider].issuer();
+            events::app_tokens_evicted(issuer, Cause::Capacity, 1);
+        }
         // With a pause after a panic, too, as after anything else that went wrong.
         let work = AssertUnwindSafe(self.ask_for_app_token(&errand)).catch_unwind();
         let answer = work.await.unwrap_or_else(|_| {
@@ -212,7 +214,7 @@ impl Cache {
         scopes: &[&str],
         resource: Option<&str>,
     ) -> Result<TokenSet, Error> {
-        let now: Timestamp = self.0.clock.wall();
+        let now = self.0.clock.wall();
         tokens.stamp(now);
         let token = tokens.access_tokens().first();
         let problem = match token {

@@ -54,3 +54,26 @@ impl Flight {
         self.landed.await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An app may have used its `Auth` on a runtime that is gone.
+    #[test]
+    fn a_request_whose_runtime_was_shut_down_is_over_and_an_error_r29() {
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.build().unwrap()
+        };
+        let (tasks, first) = (TaskTracker::new(), runtime());
+        let flight = first.block_on(async { Flight::start(&tasks, std::future::pending()) });
+        assert!(!flight.is_over());
+        drop(first);
+        assert!(flight.is_over());
+        let Landed::Failed(error) = runtime().block_on(flight.landed()) else {
+            panic!("it has brought nothing");
+        };
+        assert_eq!(error.kind(), ErrorKind::Internal);
+    }
+}

@@ -270,3 +270,272 @@ impl Slots {
 pub(super) fn same(one: &AccessToken, other: &AccessToken) -> bool {
     id::same_secret(one.secret(), other.secret())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: SignInId = SignInId::from_bytes([0; 16]);
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_secs(seconds)
+    }
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// With a token of 1000 s that was received at 0.
+    fn slot(token: Option<&str>) -> Slot {
+        let tokens = token.map(|token| {
+            let token = AccessToken::bearer(token).expires_in(secs(1000));
+            let mut tokens = TokenSet::new().with_access_token(token);
+            tokens.stamp(at(0));
+            tokens
+        });
+        Slot {
+            tokens,
+            ..AppTokenTable::new(1).empty(&AppKey::new(0, &[], None))
+        }
+    }
+
+    fn described(step: Step) -> String {
+        match step {
+            Step::Serve { token, behind } => format!("{} {behind}", token.secret()),
+            Step::Join(_) => "join".to_owned(),
+            Step::Ask { anew } => format!("ask {anew}"),
+            Step::Refuse(error) => format!(
+                "{} {}",
+                error.kind().as_str(),
+                error.retry_after().unwrap_or_default().as_secs()
+            ),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_done_for_one_who_asks_r29_r30() {
+        let none = None;
+        let away = |left| {
+            Some(Trouble {
+                left: secs(left),
+                outage: true,
+            })
+        };
+        let refused = |left| {
+            Some(Trouble {
+                left: secs(left),
+                outage: false,
+            })
+        };
+        type Row<'a> = (
+            &'a str,
+            Option<&'a str>,
+            bool,
+            Option<&'a str>,
+            i64,
+            Option<Trouble>,
+            &'a str,
+        );
+        // What is held, whether a request is under way, what an API refused, when, and what went wrong lately.
+        let rows: [Row<'_>; 21] = [
+            ("nothing there", None, false, None, 0, none, "ask false"),
+            ("on its way", None, true, None, 0, none, "join"),
+            ("there", Some("t"), false, None, 0, none, "t false"),
+            ("due", Some("t"), false, None, 800, none, "t true"),
+            (
+                "due, on its way",
+                Some("t"),
+                true,
+                None,
+                800,
+                none,
+                "t false",
+            ),
+            ("due, away", Some("t"), false, None, 800, away(9), "t false"),
+            (
+                "due, pause over",
+                Some("t"),
+                false,
+                None,
+                800,
+                away(0),
+                "t true",
+            ),
+            (
+                "last minute",
+                Some("t"),
+                false,
+                None,
+                950,
+                none,
+                "ask false",
+            ),
+            (
+                "last minute, on its way",
+                Some("t"),
+                true,
+                None,
+                950,
+                none,
+                "join",
+            ),
+            (
+                "last minute, away",
+                Some("t"),
+                true,
+                None,
+                950,
+                away(9),
+                "t false",
+            ),
+            (
+                "last minute, pause over",
+                Some("t"),
+                false,
+                None,
+                950,
+                away(0),
+                "t true",
+            ),
+            (
+                "last minute, refused",
+                Some("t"),
+                false,
+                None,
+                950,
+                refused(9),
+                "t false",
+            ),
+            ("ended", Some("t"), false, None, 1000, none, "ask false"),
+            (
+                "ended, away",
+                Some("t"),
+                false,
+                None,
+                1000,
+                away(9),
+                "ProviderUnavailable 9",
+            ),
+            (
+                "ended, on its way",
+                Some("t"),
+                true,
+                None,
+                1000,
+                away(9),
+                "join",
+            ),
+            (
+                "ended, refused",
+                Some("t"),
+                false,
+                None,
+                1000,
+                refused(9),
+                "Internal 9",
+            ),
+            (
+                "ended, pause over",
+                Some("t"),
+                false,
+                None,
+                1000,
+                refused(0),
+                "ask false",
+            ),
+            ("no use", Some("t"), false, Some("t"), 0, none, "ask true"),
+            (
+                "no use, on its way",
+                Some("t"),
+                true,
+                Some("t"),
+                0,
+                none,
+                "join",
+            ),
+            (
+                "no use, away",
+                Some("t"),
+                false,
+                Some("t"),
+                0,
+                away(9),
+                "ProviderUnavailable 9",
+            ),
+            (
+                "another is of no use",
+                Some("t"),
+                false,
+                Some("u"),
+                0,
+                none,
+                "t false",
+            ),
+        ];
+        for (name, token, under_way, but, now, trouble, expected) in rows {
+            let mut slot = slot(token);
+            slot.name = NAME;
+            slot.refusal = Some(Error::new(ErrorKind::Internal, "what was said"));
+            let tasks = tokio_util::task::TaskTracker::new();
+            if under_way {
+                let flight = Flight::start(&tasks, std::future::pending());
+                slot.flight = Some((1, flight));
+            }
+            let but = but.map(AccessToken::bearer);
+            let asked = Asked {
+                wall: at(now),
+                steady: at(now),
+                margin: secs(60),
+                share: Some(0.8),
+                but: but.as_ref(),
+            };
+            let step = slot.step(&asked, || trouble);
+            assert_eq!(described(step), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_successor_that_is_refused_too_has_to_wait_r30() {
+        let mut slot = slot(None);
+        let mut tokens = TokenSet::new().with_access_token(AccessToken::bearer("t"));
+        tokens.stamp(at(0));
+        slot.keep(tokens, Some(at(0)));
+        let but = AccessToken::bearer("t");
+        for (now, expected) in [
+            (0, "ProviderRejected 10"),
+            (9, "ProviderRejected 1"),
+            (10, "ask true"),
+        ] {
+            let asked = Asked {
+                wall: at(now),
+                steady: at(now),
+                margin: secs(60),
+                share: None,
+                but: Some(&but),
+            };
+            assert_eq!(described(slot.step(&asked, || None)), expected);
+        }
+    }
+
+    #[test]
+    fn pauses_go_by_what_a_token_is_for_and_differ_from_node_to_node_r30() {
+        let (one, two) = (AppTokenTable::new(9), AppTokenTable::new(9));
+        let keys = [
+            AppKey::new(0, &["a", "b"], None),
+            AppKey::new(1, &["a", "b"], None),
+            AppKey::new(0, &["a"], None),
+            AppKey::new(0, &["a", "b"], Some("")),
+            AppKey::new(0, &[], Some("a b")),
+        ];
+        for (at, key) in keys.iter().enumerate() {
+            assert_eq!(one.name(key), one.name(key));
+            assert_ne!(one.name(key), two.name(key));
+            for other in &keys[..at] {
+                assert_ne!(one.name(key), one.name(other), "{key:?} {other:?}");
+            }
+        }
+        let same = AppKey::new(0, &["b", "a", "b"], None);
+        assert_eq!(same, keys[0]);
+        assert_eq!(one.name(&same), one.name(&keys[0]));
+    }
+}
