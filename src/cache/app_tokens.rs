@@ -118,7 +118,7 @@ impl Cache {
     /// To be called with the slots locked: whoever comes next finds the request.
     fn start_errand(&self, slots: &mut Slots, key: &AppKey, anew: bool) -> Result<Flight, Error> {
         let number = slots.next_flight();
-        let Ok((slot, left)) = self.0.app_tokens.slot(slots, key) else {
+        let Ok((slot, pushed_out)) = self.0.app_tokens.slot(slots, key) else {
             return Err(Error::new(
                 ErrorKind::Capacity,
                 "too many tokens of the app are asked for at once",
@@ -129,8 +129,7 @@ impl Cache {
             name: slot.name,
             number,
             anew,
-            // Not revoked: nobody wanted it gone, and who was given it a moment ago may be using it.
-            pushed_out: left.and_then(|(key, slot)| slot.tokens.map(|_| key.provider)),
+            pushed_out,
         };
         let cache = self.clone();
         let work = async move { cache.run_errand(errand).await };
@@ -154,6 +153,7 @@ impl Cache {
     }
 
     async fn run_errand(&self, errand: Errand) -> Landed {
+        // Not revoked: nobody wanted it gone, and who was given it a moment ago may be using it.
         if let Some(provider) = errand.pushed_out {
             let issuer = self.0.providers[provider].issuer();
             events::app_tokens_evicted(issuer, Cause::Capacity, 1);

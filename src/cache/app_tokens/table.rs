@@ -214,24 +214,26 @@ impl AppTokenTable {
     }
 
     /// The slot of a key, and a new one if there is none. The least recently used of the others leaves where there is no room
-    /// for it, but for those with a request under way.
+    /// for it, but for those with a request under way; and of which provider a token has left so.
     pub(super) fn slot<'s>(
         &self,
         slots: &'s mut Slots,
         key: &AppKey,
-    ) -> Result<(&'s mut Slot, Option<(AppKey, Slot)>), Full> {
-        let mut left = None;
+    ) -> Result<(&'s mut Slot, Option<usize>), Full> {
+        let mut pushed_out = None;
         if !slots.all.contains_key(key) && slots.all.len() >= self.most {
             let idle = slots.all.iter().filter(|(_, slot)| slot.flight().is_none());
             let oldest = idle.min_by_key(|(_, slot)| slot.used).map(|(key, _)| key);
             let oldest = oldest.ok_or(Full)?.clone();
-            left = slots.all.remove_entry(&oldest);
+            let left = slots.all.remove(&oldest);
+            let token = left.and_then(|slot| slot.tokens);
+            pushed_out = token.map(|_| oldest.provider);
         }
         let slot = slots.all.entry(key.clone());
         let slot = slot.or_insert_with(|| self.empty(key));
         slots.uses += 1;
         slot.used = slots.uses;
-        Ok((slot, left))
+        Ok((slot, pushed_out))
     }
 }
 
