@@ -1,5 +1,6 @@
 //! Tokens of the app itself: one request for each, ahead of time, and never again after an eviction.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use axum_signout::{
     AccessToken, AppTokens, Auth, ConfigError, Error, ErrorKind, Provider, RevocationPolicy,
 };
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use serde_json::Value;
 use tokio::sync::Barrier;
@@ -538,6 +540,24 @@ async fn what_a_request_under_way_brings_after_an_eviction_is_nobodys_and_revoke
         assert_eq!(revoked, held);
         assert_eq!(world.issued(), 2 + usize::from(ahead));
     }
+}
+
+/// Its request is over, but it has not had its turn to look.
+#[tokio::test]
+async fn who_has_waited_across_an_eviction_gets_no_app_token_of_before_r31() {
+    let world = World::new().await;
+    let tokens = world.app_tokens();
+    let gate = world.hold();
+    let mut waiting = pin!(tokens.acquire("a"));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    gate.arrived(1).await;
+    gate.open();
+    let first = secret(&tokens, "a").await;
+    assert_eq!(tokens.evict("a").await, 1);
+    let token = waiting.await.unwrap();
+    assert_ne!(token.secret(), first);
+    assert_eq!(secret(&tokens, "a").await, token.secret());
+    assert_eq!(world.issued(), 2);
 }
 
 /// Access tokens that are good at the provider.
