@@ -15,12 +15,16 @@ use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
-use crate::id::Address;
+use crate::id::{Address, TokenHash};
 use crate::store::{Entry, Lookup, Stored};
 use crate::token::{AccessToken, TokenSet};
 
 /// How long what was loaded from a shared store is good for: another node may have evicted it since.
 const GOOD_FOR: Duration = Duration::from_secs(1);
+
+/// A token that its API refuses so soon after it was issued is not replaced: the next one would fare no better, and an API that
+/// refuses them all, because it expects another audience, say, must not make every request a refresh.
+const TOO_YOUNG_TO_REPLACE: Duration = Duration::from_secs(60);
 
 /// What a locator opened.
 #[derive(Clone, Debug)]
@@ -64,40 +68,69 @@ const IDENTITY_SCOPES: [&str; 6] = [
     "offline_access",
 ];
 
+/// What a token is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) scopes: &'a [&'a str],
+    pub(super) resource: Option<&'a str>,
+    /// The token that its API refused, where another one is asked for.
+    pub(super) refused: Option<TokenHash>,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn of(scopes: &'a [&'a str], resource: Option<&'a str>) -> Self {
+        Self {
+            scopes,
+            resource,
+            refused: None,
+        }
+    }
+
+    /// Whether the refused token is still there, so that nobody has got another one in its place.
+    pub(super) fn is_refused_in(self, tokens: &TokenSet, now: Timestamp) -> bool {
+        let refused = |token: &AccessToken| self.refused.is_some_and(|hash| token.is(&hash));
+        let mut held = tokens.access_tokens().iter();
+        held.any(|token| refused(token) && token.is_valid_at(now, Duration::ZERO))
+    }
+}
+
 /// The token of a set that serves a request for scopes and a resource. A request without either means the token of the
 /// sign-in itself.
 pub(super) fn pick<'t>(
     tokens: &'t TokenSet,
-    scopes: &[&str],
-    resource: Option<&str>,
+    asked: Asked<'_>,
     now: Timestamp,
     margin: Duration,
 ) -> Option<&'t AccessToken> {
-    pick_such(tokens, scopes, resource, |token| {
-        token.is_fresh_at(now, margin)
-    })
+    pick_such(tokens, asked, |token| token.is_fresh_at(now, margin))
 }
 
 fn pick_such<'t>(
     tokens: &'t TokenSet,
-    scopes: &[&str],
-    resource: Option<&str>,
+    asked: Asked<'_>,
     usable: impl Fn(&AccessToken) -> bool,
 ) -> Option<&'t AccessToken> {
-    let usable = |token: &&AccessToken| usable(token);
-    let scopes: SmallVec<[&str; 4]> = scopes
+    let usable = |token: &&AccessToken| {
+        usable(token) && !asked.refused.is_some_and(|refused| token.is(&refused))
+    };
+    let scopes: SmallVec<[&str; 4]> = asked
+        .scopes
         .iter()
         .copied()
         .filter(|scope| !IDENTITY_SCOPES.contains(scope))
         .collect();
-    if scopes.is_empty() && resource.is_none() {
+    if scopes.is_empty() && asked.resource.is_none() {
         return tokens.access_tokens().first().filter(usable);
     }
-    tokens
-        .access_tokens()
-        .iter()
-        .filter(|token| token.covers(&scopes, resource))
-        .find(usable)
+    let all = tokens.access_tokens().iter();
+    let mut serving = all
+        .filter(|token| token.covers(&scopes, asked.resource))
+        .filter(usable);
+    match asked.refused {
+        None => serving.next(),
+        // Others that are as old as the refused one may be no good either.
+        Some(_) => serving.max_by_key(|token| token.received()),
+    }
 }
 
 impl SignIn {
@@ -232,18 +265,60 @@ impl SignIn {
     ) -> Result<AccessToken, Error> {
         let cache = &self.0.cache.0;
         let margin = cache.config.expiry_margin;
+        let asked = Asked::of(scopes, resource);
         let stored = self.current().await?;
         let now = cache.clock.wall();
-        let token = match pick(&stored.entry.tokens, scopes, resource, now, margin) {
+        let token = match pick(&stored.entry.tokens, asked, now, margin) {
             Some(token) if self.is_due(token, now) => {
-                Ok(self.ahead(&stored, scopes, resource, now, token).clone())
+                Ok(self.ahead(&stored, asked, now, token).clone())
             }
             Some(token) => Ok(token.clone()),
             None if self.has_ended() => Err(ended()),
-            None => self.refreshed(&stored, scopes, resource).await,
+            None => match self.refreshed(&stored, asked).await {
+                Ok(token) => token.ok_or_else(|| self.granted_less(asked)),
+                Err(error) => Err(error),
+            },
         };
         // After the copy: an eviction that returned before this call began has flipped the flag by now. It also outweighs
         // what made the sign-in end, such as the provider's answer.
+        if self.has_ended() {
+            return Err(ended());
+        }
+        token
+    }
+
+    /// Another token than one that its API refused: what took its place meanwhile, else by a refresh. `None`: there is none to be
+    /// had that would fare better.
+    pub(crate) async fn acquire_other(
+        &self,
+        scopes: &[&str],
+        refused: &AccessToken,
+    ) -> Result<Option<AccessToken>, Error> {
+        let cache = &self.0.cache.0;
+        let asked = Asked {
+            scopes,
+            resource: refused.resource(),
+            refused: Some(TokenHash::of(refused.as_secret())),
+        };
+        let stored = self.current().await?;
+        let now = cache.clock.wall();
+        let tokens = &stored.entry.tokens;
+        let is_there = asked.is_refused_in(tokens, now);
+        let young = refused
+            .received()
+            .is_some_and(|at| now.since(at) < TOO_YOUNG_TO_REPLACE);
+        let other = pick(tokens, asked, now, cache.config.expiry_margin);
+        let token = match other {
+            _ if self.has_ended() => Err(ended()),
+            Some(token) if !is_there => Ok(Some(token.clone())),
+            _ if young && is_there => Ok(None),
+            _ => match self.refreshed(&stored, asked).await {
+                // The provider gave the same one again.
+                Ok(None) if asked.is_refused_in(&self.entry().tokens, now) => Ok(None),
+                Ok(None) => Err(self.granted_less(asked)),
+                answer => answer,
+            },
+        };
         if self.has_ended() {
             return Err(ended());
         }
@@ -263,32 +338,31 @@ impl SignIn {
     fn ahead<'t>(
         &self,
         stored: &'t Stored,
-        scopes: &[&str],
-        resource: Option<&str>,
+        asked: Asked<'_>,
         now: Timestamp,
         due: &'t AccessToken,
     ) -> &'t AccessToken {
         let margin = self.0.cache.0.config.expiry_margin;
-        let other = pick_such(&stored.entry.tokens, scopes, resource, |token| {
+        let other = pick_such(&stored.entry.tokens, asked, |token| {
             token.is_fresh_at(now, margin) && !self.is_due(token, now)
         });
         if other.is_none() {
             let trouble = self.0.cache.trouble(&self.0.flag, &stored.entry);
             if trouble.is_none_or(|trouble| trouble.left.is_zero()) {
-                self.refresh_behind(stored, scopes, resource);
+                self.refresh_behind(stored, asked);
             }
         }
         other.unwrap_or(due)
     }
 
     /// Starts a refresh that this request does not wait for.
-    fn refresh_behind(&self, stored: &Stored, scopes: &[&str], resource: Option<&str>) {
+    fn refresh_behind(&self, stored: &Stored, asked: Asked<'_>) {
         let cache = &self.0.cache;
         let refreshable = stored.entry.tokens.refresh_token.is_some();
         if !refreshable || self.has_ended() || cache.0.stopped.is_cancelled() {
             return;
         }
-        let (at, wanted) = (cache.0.clock.steady(), Wanted::new(scopes, resource));
+        let (at, wanted) = (cache.0.clock.steady(), Wanted::new(asked));
         let Some(flight) = cache.refresh_behind(&self.0.flag, stored, wanted) else {
             return;
         };
@@ -306,19 +380,17 @@ impl SignIn {
     async fn in_trouble(
         &self,
         stored: &Stored,
-        scopes: &[&str],
-        resource: Option<&str>,
+        asked: Asked<'_>,
     ) -> Option<Result<AccessToken, Error>> {
         let cache = &self.0.cache;
         stored.entry.tokens.refresh_token.as_ref()?;
         let trouble = cache.trouble(&self.0.flag, &stored.entry)?;
         let now = cache.0.clock.wall();
-        let valid = |stored: &Stored| {
-            pick(&stored.entry.tokens, scopes, resource, now, Duration::ZERO).cloned()
-        };
+        let valid =
+            |stored: &Stored| pick(&stored.entry.tokens, asked, now, Duration::ZERO).cloned();
         if let Some(token) = valid(stored) {
             if trouble.left.is_zero() {
-                self.refresh_behind(stored, scopes, resource);
+                self.refresh_behind(stored, asked);
             }
             return Some(Ok(token));
         }
@@ -336,19 +408,19 @@ impl SignIn {
         Some(token.ok_or_else(|| put_off(trouble.left)))
     }
 
+    /// The token after a refresh; `None` if that brought none that serves.
     async fn refreshed(
         &self,
         stored: &Stored,
-        scopes: &[&str],
-        resource: Option<&str>,
-    ) -> Result<AccessToken, Error> {
-        if let Some(answer) = self.in_trouble(stored, scopes, resource).await {
-            return answer;
+        asked: Asked<'_>,
+    ) -> Result<Option<AccessToken>, Error> {
+        if let Some(answer) = self.in_trouble(stored, asked).await {
+            return answer.map(Some);
         }
         let cache = &self.0.cache;
         let at = cache.0.clock.steady();
         let result = cache
-            .refresh(&self.0.flag, stored, scopes, resource)
+            .refresh(&self.0.flag, stored, asked)
             .await
             .inspect(|stored| self.keep(stored.clone(), at));
         let tokens = match &result {
@@ -357,27 +429,35 @@ impl SignIn {
         };
         // Before its end a token is good: the margin only says when to begin to look for a new one.
         let now = cache.0.clock.wall();
-        let token = pick(tokens, scopes, resource, now, Duration::ZERO);
+        let token = pick(tokens, asked, now, Duration::ZERO);
         match (&result, token) {
-            (Ok(_), Some(token)) => Ok(token.clone()),
-            (Ok(_), None) => Err(Error::new(
-                ErrorKind::InteractionRequired,
-                "the provider granted less than the scopes that were asked for",
-            )
-            .wanting(scopes, resource)),
+            (Ok(_), token) => Ok(token.cloned()),
             (Err(error), Some(_)) if error.kind() != ErrorKind::NotSignedIn => {
                 tracing::debug!(kind = ?error.kind(), "a refresh failed, the token is still valid");
                 // The attempt may have taken its time, in which another node can have ended the sign-in.
                 let fresh = self.current().await?;
-                pick(&fresh.entry.tokens, scopes, resource, now, Duration::ZERO)
-                    .cloned()
+                pick(&fresh.entry.tokens, asked, now, Duration::ZERO)
+                    .map(|token| Some(token.clone()))
                     .ok_or_else(|| error.clone())
             }
             (Err(error), _) if error.kind() == ErrorKind::InteractionRequired => {
-                Err(error.clone().wanting(scopes, resource))
+                Err(self.wanting(error.clone(), asked.scopes, asked.resource))
             }
             (Err(error), _) => Err(error.clone()),
         }
+    }
+
+    fn granted_less(&self, asked: Asked<'_>) -> Error {
+        let error = Error::new(
+            ErrorKind::InteractionRequired,
+            "the provider granted less than the scopes that were asked for",
+        );
+        self.wanting(error, asked.scopes, asked.resource)
+    }
+
+    /// Notes what the user has to be asked for, and at which provider.
+    pub(crate) fn wanting(&self, error: Error, scopes: &[&str], resource: Option<&str>) -> Error {
+        error.wanting(self.entry().account.issuer(), scopes, resource)
     }
 }
 
@@ -425,7 +505,8 @@ mod tests {
         ];
         for (scopes, resource, now, expected) in rows {
             let margin = Duration::from_secs(60);
-            let found = pick(&tokens, scopes, resource, at(now), margin).map(AccessToken::secret);
+            let asked = Asked::of(scopes, resource);
+            let found = pick(&tokens, asked, at(now), margin).map(AccessToken::secret);
             assert_eq!(found, expected, "{scopes:?} {resource:?} at {now}");
         }
     }

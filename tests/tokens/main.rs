@@ -5,6 +5,7 @@ mod support;
 
 mod acquire;
 mod ahead;
+mod api;
 mod lifetimes;
 mod outage;
 mod own_sign_in;
