@@ -48,14 +48,15 @@ impl ApiBuilder {
     }
 
     /// How long status and headers of an answer are waited for, each of the two times that a call may take. Default: 30 s,
-    /// about as long as proxies in front of the app wait for it. A millisecond to an hour.
+    /// about as long as proxies in front of the app wait for it. A millisecond to an hour. The default client also lets a pause in a
+    /// body last so long.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
     /// The settings of the HTTP client, for certificates, proxies and connections of the app's own. Default: five seconds to connect,
-    /// thirty for a pause in a body, and else those of `reqwest`, the environment's proxies included.
+    /// and else those of `reqwest`, the environment's proxies included.
     ///
     /// Redirects are switched off, and proxies for plain `http`, whatever they say here. Do not switch its store of cookies on: the client is shared by all
     /// users, and so would be their cookies.
@@ -76,7 +77,7 @@ impl ApiBuilder {
                 allowed: "a millisecond to an hour",
             });
         }
-        let mut client = self.client.unwrap_or_else(default_client);
+        let mut client = self.client.unwrap_or_else(|| default_client(self.timeout));
         // A client that follows a redirect takes the token along, where it thinks fit.
         client = client.redirect(redirect::Policy::none());
         if origin.is_secure() {
@@ -101,11 +102,11 @@ impl ApiBuilder {
     }
 }
 
-fn default_client() -> ClientBuilder {
+fn default_client(timeout: Duration) -> ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("axum-signout/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(5))
-        .read_timeout(Duration::from_secs(30))
+        .read_timeout(timeout)
         // As for the provider: an idle connection that the server is about to close loses requests.
         .pool_idle_timeout(Duration::from_secs(4))
 }

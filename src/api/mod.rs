@@ -63,7 +63,7 @@ pub use self::source::TokenSource;
 /// # Limits
 ///
 /// An answer's status and headers are waited for [30 seconds](ApiBuilder::timeout), each of the two times. Its body is the caller's to read and to bound, as a
-/// stream or whole; by default it fails after a pause of 30 seconds. Of `WWW-Authenticate` 8 values of 8 kB and 16 challenges each are
+/// stream or whole; by default it fails after a pause that long. Of `WWW-Authenticate` 8 values of 8 kB and 16 challenges each are
 /// read. Claims of more than 1 kB are no challenge.
 #[derive(Clone)]
 pub struct Api(Arc<Inner>);

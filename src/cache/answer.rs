@@ -318,7 +318,7 @@ fn merged(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::opened::Asked;
+    use crate::cache::pick::Asked;
     use crate::id::TokenHash;
     use crate::store::Lifetimes;
     use crate::token::{AccessToken, IdToken};
