@@ -666,7 +666,7 @@ async fn challenging(text: &'static str) -> TestApi {
     let first = Mutex::new(None::<String>);
     TestApi::answering(move |call| {
         let token = call.token.clone().unwrap();
-        match &*first.lock().unwrap().get_or_insert(token.clone()) == &token {
+        match *first.lock().unwrap().get_or_insert(token.clone()) == token {
             true => challenge(text),
             false => "stepped up".into_response(),
         }
