@@ -14,6 +14,8 @@ mod cause;
 mod config;
 mod events;
 mod jwt;
+#[cfg(feature = "encryption")]
+mod key_ring;
 mod label;
 mod pages;
 mod report;
@@ -79,6 +81,8 @@ pub use crate::id::{
     SessionKey, SignInId, TokenHash,
 };
 pub use crate::jwt::SigningAlgorithm;
+#[cfg(feature = "encryption")]
+pub use crate::key_ring::KeyRing;
 pub use crate::layer::AuthLayer;
 pub use crate::provider::{
     AssertionAudience, ClientAssertion, ClientAuth, Provider, ProviderBuilder, ProviderMetadata,
