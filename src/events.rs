@@ -496,3 +496,15 @@ pub(crate) fn keys_fetched(issuer: &str, error: Option<&dyn std::fmt::Display>) 
         }
     }
 }
+
+/// An API refused a token that a handler's call carried; `outcome` is what came of it.
+#[cfg(feature = "reqwest")]
+pub(crate) fn api_refused(origin: &str, outcome: &'static str) {
+    count("axum_signout_api_refusals_total", &[("outcome", outcome)]);
+    tracing::debug!(
+        target: "axum_signout::api",
+        origin,
+        outcome,
+        "an API refused a token"
+    );
+}

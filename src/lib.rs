@@ -41,6 +41,8 @@ mod sign_out;
 mod status;
 
 // Floor 5: face.
+#[cfg(feature = "reqwest")]
+mod api;
 mod auth;
 mod cookie_fix;
 mod csrf;
@@ -60,6 +62,8 @@ pub mod testing;
 pub mod own_sign_in {}
 
 pub use crate::account::Account;
+#[cfg(feature = "reqwest")]
+pub use crate::api::{Api, ApiBuilder, TokenSource};
 pub use crate::auth::{AppTokens, Auth, AuthBuilder, RegisteredUrls, SignInUrl, SigningIn, Ticket};
 pub use crate::cache::TimeLeft;
 pub use crate::cause::Cause;

@@ -15,6 +15,7 @@ mod inner;
 mod live;
 mod opened;
 mod pending;
+mod pick;
 mod refresh;
 mod revoke;
 mod time_left;

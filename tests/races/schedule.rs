@@ -331,6 +331,7 @@ impl World {
     /// A request comes in and acquires.
     fn acquire(&mut self) {
         let (browser, scope) = (self.browser(), self.scope());
+        let refused = self.random.percent(30);
         let (app, cookie) = (self.app.clone(), self.cookie(browser));
         let (known, held) = (self.known.clone(), self.held.clone());
         let (provider, clock) = (self.provider.clone(), self.clock.clone());
@@ -339,13 +340,13 @@ impl World {
             let (tokens, _) = ask::<Tokens>(app, "/hold", cookie, None).await;
             let Some(tokens) = tokens else { return };
             held.lock().unwrap().push((tokens.clone(), began));
-            use_tokens(&tokens, scope, began, &known, &provider, &*clock).await;
+            use_tokens(&tokens, scope, refused, began, &known, &provider, &*clock).await;
         }));
     }
 
     /// A handler that has been running for a while acquires.
     fn acquire_held(&mut self) {
-        let scope = self.scope();
+        let (scope, refused) = (self.scope(), self.random.percent(30));
         let held = self.held.lock().unwrap();
         if held.is_empty() {
             return;
@@ -355,7 +356,7 @@ impl World {
         let (known, provider) = (self.known.clone(), self.provider.clone());
         let clock = self.clock.clone();
         self.acquires.push(tokio::spawn(async move {
-            use_tokens(&tokens, scope, began, &known, &provider, &*clock).await;
+            use_tokens(&tokens, scope, refused, began, &known, &provider, &*clock).await;
         }));
     }
 
@@ -634,20 +635,46 @@ impl World {
     }
 }
 
-/// Acquires, and holds what came against what is known by then of the time before.
+/// Acquires, and again where an API refuses what came.
 async fn use_tokens(
     tokens: &Tokens,
     scope: &'static str,
+    refused: bool,
     request: u64,
     known: &Mutex<Known>,
     provider: &Mock,
     clock: &dyn Clock,
 ) {
     let id = tokens.sign_in();
-    let (began, time) = (known.lock().unwrap().tick(), clock.steady());
+    let begin = || (known.lock().unwrap().tick(), clock.steady());
+    let began = begin();
     let Ok(token) = tokens.acquire(scope).await else {
         return;
     };
+    hold_against(id, &token, began, request, known, provider);
+    if !refused {
+        return;
+    }
+    let began = begin();
+    let Ok(Some(other)) = tokens.acquire_fresh(scope, &token).await else {
+        return;
+    };
+    hold_against(id, &other, began, request, known, provider);
+    if other.secret() == token.secret() {
+        let violation = format!("{id}: the refused token again");
+        known.lock().unwrap().violations.push(violation);
+    }
+}
+
+/// Holds a token that came against what is known by then of the time before.
+fn hold_against(
+    id: SignInId,
+    token: &AccessToken,
+    (began, time): (u64, Timestamp),
+    request: u64,
+    known: &Mutex<Known>,
+    provider: &Mock,
+) {
     let mut known = known.lock().unwrap();
     known.acquired += 1;
     // What another node removed before is not this node's to end; see below.

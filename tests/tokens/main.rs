@@ -5,6 +5,7 @@ mod support;
 
 mod acquire;
 mod ahead;
+mod api;
 mod app_tokens;
 mod lifetimes;
 mod outage;
