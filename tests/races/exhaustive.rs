@@ -36,13 +36,22 @@ enum Action {
     SignOut,
     SignInAgain,
     BackChannel,
+    RemovedElsewhere,
     Sweep,
     Pass(u64),
 }
 
+/// How old the token is that a running handler holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Age {
+    New,
+    /// Past half of its life.
+    Due,
+    Expired,
+}
+
 struct Scenario {
-    /// A token that is past half of its life instead of past its end.
-    ahead: bool,
+    token: Age,
     actions: &'static [Action],
     outcomes: &'static [Outcome],
     /// How many calls of the store may fail.
@@ -138,23 +147,29 @@ struct Run<'s> {
 
 impl<'s> Run<'s> {
     async fn new(scenario: &'s Scenario, keys: &Arc<Keys>, switches: usize) -> Self {
+        let elsewhere = |action: &Action| matches!(action, Action::RemovedElsewhere);
         let mode = match scenario.failures {
+            0 if scenario.actions.iter().any(elsewhere) => Mode::SharedStore,
             0 => Mode::OneNode,
             _ => Mode::FailingStore,
         };
         let gates = Arc::new(Gates::default());
         let pace = Pace::Chosen(gates.clone());
         let mut world = World::new(mode, Random::new(1), pace, keys);
-        let lifetime = if scenario.ahead { 2 * 3600 } else { 10 };
+        let lifetime = match scenario.token {
+            Age::Expired => 10,
+            Age::New | Age::Due => 2 * 3600,
+        };
         let lifetime = Duration::from_secs(lifetime);
         world.sign_in(BROWSER, ACCOUNT, lifetime);
         world.requests_end().await;
         world.acquire(BROWSER, "");
         world.requests_end().await;
         assert_eq!(world.held.lock().unwrap().len(), 1);
-        match scenario.ahead {
-            true => world.pass_time(lifetime * 9 / 10).await,
-            false => world.pass_time(PAST_THE_TOKEN).await,
+        match scenario.token {
+            Age::New => {}
+            Age::Due => world.pass_time(lifetime * 9 / 10).await,
+            Age::Expired => world.pass_time(PAST_THE_TOKEN).await,
         }
         world.turns(TURNS).await;
         gates.close();
@@ -254,6 +269,7 @@ impl<'s> Run<'s> {
                     Action::BackChannel => {
                         world.back_channel(Meant::Subject(format!("user-{ACCOUNT}")));
                     }
+                    Action::RemovedElsewhere => world.remove_account().await,
                     Action::Sweep => world.sweep(),
                     Action::Pass(seconds) => world.pass_time(Duration::from_secs(seconds)).await,
                 }
@@ -266,6 +282,9 @@ fn look_at_all(name: &str, scenario: &Scenario) {
     let keys = Arc::new(Keys::new());
     let switches = scenario.switches + number("RACE_SWITCHES").unwrap_or(0) as usize;
     let replayed = std::env::var("RACE_CHOICES").ok();
+    if replayed.is_some() {
+        crate::trace();
+    }
     let mut choices = replayed.as_deref().map(Choices::parse).unwrap_or_default();
     let mut count = 0_u64;
     loop {
@@ -310,7 +329,7 @@ macro_rules! scenarios {
 }
 
 const USUAL: Scenario = Scenario {
-    ahead: false,
+    token: Age::Expired,
     actions: &[],
     outcomes: &[Outcome::Rotated],
     failures: 0,
@@ -350,7 +369,7 @@ scenarios! {
     };
 
     a_refresh_ahead_of_time_and_a_sign_out_r29_r31: Scenario {
-        ahead: true,
+        token: Age::Due,
         actions: &[Action::Acquire, Action::Acquire, Action::SignOut],
         ..USUAL
     };
@@ -376,6 +395,13 @@ scenarios! {
     a_store_that_fails_once_during_a_refresh_and_a_sign_out_r31_a5: Scenario {
         actions: &[Action::Acquire, Action::SignOut],
         failures: 1,
+        ..USUAL
+    };
+
+    /// A handler that runs has a token that is good still.
+    a_sign_out_here_at_the_same_time_as_one_on_another_node_r31_a6: Scenario {
+        token: Age::New,
+        actions: &[Action::Acquire, Action::SignOut, Action::RemovedElsewhere],
         ..USUAL
     };
 }

@@ -57,6 +57,17 @@ fn number(name: &str) -> Option<u64> {
     Some(std::env::var(name).ok()?.parse().expect("a number"))
 }
 
+/// What a replay says: `RUST_LOG=races,axum_signout=debug`.
+fn trace() {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    // Another test's replay may have set it already.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .without_time()
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
 /// How many tests run random schedules.
 const TESTS: u64 = 3;
 
@@ -64,6 +75,7 @@ const TESTS: u64 = 3;
 fn run_all(mode: Mode, count: u64, must_happen: &[&str]) {
     let keys = Arc::new(provider::Keys::new());
     if let Some(seed) = number("RACE_SEED") {
+        trace();
         schedule::run(mode, seed, &keys);
         return;
     }

@@ -39,7 +39,9 @@ pub fn run(mode: Mode, seed: u64, keys: &Arc<Keys>) -> BTreeMap<&'static str, us
 
 async fn step(world: &mut World) {
     let browser = world.browser();
-    match world.random.below(100) {
+    let what = world.random.below(100);
+    tracing::info!(what, browser, "step");
+    match what {
         0..20 => {
             let scope = scope(world);
             world.acquire(browser, scope);

@@ -109,6 +109,7 @@ impl Drop for Calling {
         };
         ledger.calls -= 1;
         if !self.answered {
+            tracing::debug!(self.call, "failed or given up");
             if OF_AN_ANSWER.contains(&self.call) {
                 ledger.store_failed = Some(ledger.turn);
             }
@@ -163,6 +164,7 @@ impl RacyStore {
         };
         passage.back(name).await;
         calling.end(passage.fate);
+        tracing::debug!(name, fate = ?passage.fate, "answered");
         match passage.fate {
             Fate::AnswerLost => Err(StoreError::new(StoreErrorKind::Unknown, "answer lost")),
             _ => answer,

@@ -125,7 +125,7 @@ impl Known {
 
 #[derive(Clone)]
 struct Arriving {
-    ticket: Option<Ticket>,
+    ticket: Ticket,
     account: Account,
     tokens: TokenSet,
 }
@@ -169,7 +169,7 @@ async fn sign_in(
     Extension(who): Extension<Arriving>,
 ) -> Extension<Option<SignInId>> {
     let answer = auth
-        .sign_in(&session, who.ticket, who.account, who.tokens)
+        .sign_in(&session, Some(who.ticket), who.account, who.tokens)
         .await;
     Extension(answer.ok())
 }
@@ -264,6 +264,7 @@ impl World {
                 let mut seen = seen.lock().unwrap();
                 let now = seen.tick();
                 seen.evicted.entry(eviction.sign_in()).or_insert(now);
+                tracing::info!(id = %eviction.sign_in(), now, cause = %eviction.cause(), "evicted");
                 // Another sign-in of the account may hang on the same grant.
                 if is_by_wish(eviction.cause()) {
                     seen.signed_out.insert(eviction.sign_in());
@@ -353,7 +354,10 @@ impl World {
         let auth = self.auth.clone();
         known.lock().unwrap().unheard.insert(grant);
         self.others.push(tokio::spawn(async move {
-            let ticket = auth.ticket().await.ok();
+            // Without one nobody is sent to the provider.
+            let Ok(ticket) = auth.ticket().await else {
+                return;
+            };
             // Not before: its stamp is taken somewhere on the way.
             let began = known.lock().unwrap().tick();
             let arriving = Arriving {
@@ -390,6 +394,7 @@ impl World {
             let now = known.tick();
             for id in ids.into_iter().flatten() {
                 known.evicted.entry(id).or_insert(now);
+                tracing::info!(%id, now, "signed out");
             }
             if let Some(cookie) = cookie {
                 browsers.lock().unwrap()[browser].cookie = cookie;
@@ -657,6 +662,7 @@ async fn use_tokens(
     };
     provider.happened("a token that was served");
     let mut known = known.lock().unwrap();
+    tracing::info!(%id, began, now = known.now, "a token was served");
     // What another node removed before is not this node's to end; see below.
     let elsewhere = known.removed.contains_key(&id);
     if let Some(meant) = known.logged_out(id, began).cloned()
