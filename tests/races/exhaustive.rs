@@ -278,7 +278,11 @@ impl<'s> Run<'s> {
     }
 }
 
-fn look_at_all(name: &str, scenario: &Scenario) {
+fn look_at_all(scenario: &Scenario) {
+    let thread = std::thread::current();
+    let name = thread
+        .name()
+        .expect("tests run in threads with their names");
     let keys = Arc::new(Keys::new());
     let switches = scenario.switches + number("RACE_SWITCHES").unwrap_or(0) as usize;
     let replayed = std::env::var("RACE_CHOICES").ok();
@@ -318,16 +322,6 @@ fn look_at_all(name: &str, scenario: &Scenario) {
     assert!(count > 10, "there is much to choose");
 }
 
-macro_rules! scenarios {
-    ($($(#[$doc:meta])* $name:ident: $scenario:expr;)*) => {$(
-        $(#[$doc])*
-        #[test]
-        fn $name() {
-            look_at_all(stringify!($name), &$scenario);
-        }
-    )*};
-}
-
 const USUAL: Scenario = Scenario {
     token: Age::Expired,
     actions: &[],
@@ -346,62 +340,100 @@ const EVERY_OUTCOME: &[Outcome] = &[
     Outcome::Refused,
 ];
 
-scenarios! {
-    two_acquires_and_a_sign_out_r29_r31_a2: Scenario {
+#[test]
+fn two_acquires_and_a_sign_out_r29_r31_a2() {
+    look_at_all(&Scenario {
         actions: &[Action::Acquire, Action::Acquire, Action::SignOut],
         ..USUAL
-    };
+    });
+}
 
-    every_answer_of_the_provider_and_a_sign_out_r30_r31_a2: Scenario {
+#[test]
+fn every_answer_of_the_provider_and_a_sign_out_r30_r31_a2() {
+    look_at_all(&Scenario {
         actions: &[Action::Acquire, Action::SignOut],
         outcomes: EVERY_OUTCOME,
         ..USUAL
-    };
+    });
+}
 
-    an_acquire_a_sign_out_and_a_sign_in_again_r31_a2: Scenario {
+#[test]
+fn an_acquire_a_sign_out_and_a_sign_in_again_r31_a2() {
+    look_at_all(&Scenario {
         actions: &[Action::Acquire, Action::SignOut, Action::SignInAgain],
         ..USUAL
-    };
+    });
+}
 
-    an_acquire_and_a_logout_by_the_provider_r23_r31: Scenario {
+#[test]
+fn an_acquire_and_a_logout_by_the_provider_r23_r31() {
+    look_at_all(&Scenario {
         actions: &[Action::Acquire, Action::BackChannel],
         ..USUAL
-    };
+    });
+}
 
-    a_refresh_ahead_of_time_and_a_sign_out_r29_r31: Scenario {
+#[test]
+fn a_refresh_ahead_of_time_and_a_sign_out_r29_r31() {
+    look_at_all(&Scenario {
         token: Age::Due,
         actions: &[Action::Acquire, Action::Acquire, Action::SignOut],
         ..USUAL
-    };
+    });
+}
 
-    a_caller_that_leaves_another_that_stays_and_a_sign_out_r29_r31: Scenario {
-        actions: &[Action::Acquire, Action::DropCaller, Action::Request, Action::SignOut],
+#[test]
+fn a_caller_that_leaves_another_that_stays_and_a_sign_out_r29_r31() {
+    look_at_all(&Scenario {
+        actions: &[
+            Action::Acquire,
+            Action::DropCaller,
+            Action::Request,
+            Action::SignOut,
+        ],
         switches: 0,
         ..USUAL
-    };
+    });
+}
 
-    an_answer_that_comes_after_the_time_out_and_the_lease_r30: Scenario {
-        actions: &[Action::Acquire, Action::Pass(11), Action::Pass(31), Action::Acquire],
+#[test]
+fn an_answer_that_comes_after_the_time_out_and_the_lease_r30() {
+    look_at_all(&Scenario {
+        actions: &[
+            Action::Acquire,
+            Action::Pass(11),
+            Action::Pass(31),
+            Action::Acquire,
+        ],
         outcomes: &[Outcome::Rotated, Outcome::Lost],
         switches: 0,
         ..USUAL
-    };
+    });
+}
 
-    the_end_of_a_lifetime_during_a_refresh_r31_r42: Scenario {
+#[test]
+fn the_end_of_a_lifetime_during_a_refresh_r31_r42() {
+    look_at_all(&Scenario {
         actions: &[Action::Acquire, Action::Pass(3 * 3600), Action::Sweep],
         ..USUAL
-    };
+    });
+}
 
-    a_store_that_fails_once_during_a_refresh_and_a_sign_out_r31_a5: Scenario {
+#[test]
+fn a_store_that_fails_once_during_a_refresh_and_a_sign_out_r31_a5() {
+    look_at_all(&Scenario {
         actions: &[Action::Acquire, Action::SignOut],
         failures: 1,
         ..USUAL
-    };
+    });
+}
 
-    /// A handler that runs has a token that is good still.
-    a_sign_out_here_at_the_same_time_as_one_on_another_node_r31_a6: Scenario {
+/// A handler that runs has a token that is good still.
+#[test]
+fn a_sign_out_here_at_the_same_time_as_one_on_another_node_r31_a6() {
+    look_at_all(&Scenario {
         token: Age::New,
         actions: &[Action::Acquire, Action::SignOut, Action::RemovedElsewhere],
         ..USUAL
-    };
+    });
 }

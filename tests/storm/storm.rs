@@ -13,7 +13,9 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use axum_signout::clock::ManualClock;
 use axum_signout::testing::Gate;
-use axum_signout::{AccessToken, Account, Auth, Provider, ProviderMetadata, TokenSet, Tokens};
+use axum_signout::{
+    AccessToken, Account, Auth, Provider, ProviderMetadata, SigningAlgorithm, TokenSet, Tokens,
+};
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -23,6 +25,10 @@ use tower_sessions::{MemoryStore, Session};
 
 const ISSUER: &str = "https://login.example.com";
 const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// RFC 7517 appendix A.1: nothing here is signed.
+const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","use":"sig","kid":"1",
+    "x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
 
 /// A provider behind the HTTP client, whose answers to refreshes are held.
 #[derive(Clone, Default)]
@@ -41,7 +47,7 @@ impl<'c> AsyncHttpClient<'c> for Held {
     fn call(&'c self, request: HttpRequest) -> Self::Future {
         Box::pin(async move {
             if request.uri().path() == "/keys" {
-                return Ok(HttpResponse::new(br#"{"keys":[]}"#.to_vec()));
+                return Ok(HttpResponse::new(KEYS.into()));
             }
             let (gate, number) = {
                 let mut state = self.0.lock().unwrap();
@@ -80,6 +86,7 @@ impl Storm {
         let provider = Held::default();
         let registration = Provider::with_metadata(metadata, "app")
             .http_client(provider.clone())
+            .id_token_algorithms([SigningAlgorithm::Es256])
             .build()
             .unwrap();
         let clock = Arc::new(ManualClock::new());
@@ -143,7 +150,8 @@ impl Storm {
                 (token, Instant::now())
             });
         }
-        gate.arrived(1).await;
+        let begun = tokio::time::timeout(Duration::from_secs(60), gate.arrived(1));
+        begun.await.expect("a refresh begins");
         while waiting.load(Ordering::SeqCst) < waiters {
             tokio::task::yield_now().await;
         }
