@@ -230,8 +230,9 @@ mod tests {
         let written: Vec<_> = steps.iter().map(|ring| ring.seal(&PLACE, b"t")).collect();
         // Two steps next to each other run at the same time, on different nodes.
         for (at, ring) in steps.iter().enumerate() {
-            for other in at.saturating_sub(1)..=(at + 1).min(3) {
-                assert!(ring.open(&PLACE, &written[other]).is_some());
+            let (first, last) = (at.saturating_sub(1), (at + 1).min(3));
+            for written in &written[first..=last] {
+                assert!(ring.open(&PLACE, written).is_some());
             }
         }
         assert!(steps[3].open(&PLACE, &written[0]).is_none());
