@@ -112,7 +112,8 @@ async fn measure(count: u64) -> Measured {
 
     // The time of all of them is up while the provider is away: what is to be revoked waits in the outbox.
     clock.advance(IDLE + Duration::from_secs(1));
-    assert_eq!(auth.evict_due().await.unwrap(), count as usize);
+    // Or the sweep in the background has taken them.
+    auth.evict_due().await.unwrap();
     // What was spawned on the way comes to its end, and the first attempt to revoke is made.
     let begin = Instant::now();
     while metrics.num_alive_tasks() > tasks && begin.elapsed() < Duration::from_secs(60) {
