@@ -1,5 +1,6 @@
 //! [`Auth`]: what an app has in its hands.
 
+mod app_tokens;
 mod builder;
 mod links;
 mod operator;
@@ -21,6 +22,7 @@ use crate::session::AnySession;
 use crate::store::StoreStats;
 use crate::token::TokenSet;
 
+pub use self::app_tokens::AppTokens;
 pub use self::builder::AuthBuilder;
 pub use self::links::{RegisteredUrls, SignInUrl};
 pub use self::signing_in::SigningIn;

@@ -73,6 +73,8 @@ impl ClearSiteData {
 ///
 /// What a revoked token takes along is the provider's to say (RFC 7009 section 2.1): usually all tokens of the same grant, at some
 /// providers the user's consent as well, so that the next sign-in asks for it again.
+///
+/// A token [of the app itself](crate::AppTokens) that the app evicts is revoked by any of these but [`Never`](Self::Never).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RevocationPolicy {
@@ -173,6 +175,8 @@ pub(crate) struct Config {
     pub(crate) sweep_every: Duration,
     /// How long before its end a page should warn.
     pub(crate) warn_before: Duration,
+    /// Most tokens of the app itself that are kept.
+    pub(crate) max_app_tokens: usize,
 }
 
 impl Default for Config {
@@ -201,6 +205,7 @@ impl Default for Config {
             metadata_wait: Duration::from_secs(3),
             sweep_every: Duration::from_secs(15),
             warn_before: Duration::from_secs(60),
+            max_app_tokens: 1000,
         }
     }
 }

@@ -112,10 +112,25 @@ pub struct Error {
 /// What the user has to be asked for at the provider.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Wanted {
+    /// Of the sign-in that was lacking.
+    #[serde(default)]
+    pub(crate) issuer: Option<String>,
     pub(crate) scopes: Vec<String>,
     pub(crate) resource: Option<String>,
-    /// The provider's claims challenge.
+    /// The claims challenge of the provider or of an API.
     pub(crate) claims: Option<String>,
+    /// How an API wants the user to have authenticated, and how many seconds ago at most (RFC 9470).
+    #[serde(default)]
+    pub(crate) acr_values: Option<String>,
+    #[serde(default)]
+    pub(crate) max_age: Option<u64>,
+}
+
+impl Wanted {
+    /// Whether more than consent is asked for.
+    pub(crate) fn is_step_up(&self) -> bool {
+        self.claims.is_some() || self.acr_values.is_some() || self.max_age.is_some()
+    }
 }
 
 /// The category of an [`Error`].
@@ -136,9 +151,12 @@ pub enum ErrorKind {
     ProviderRejected,
     /// The token store cannot be reached. 503 with `Retry-After`.
     StoreUnavailable,
+    /// An API that the app calls cannot be reached or is slow. 503 with `Retry-After`.
+    ApiUnavailable,
     /// A limit is reached. 503 with `Retry-After`.
     Capacity,
-    /// The layers are missing, in the wrong order, or of a version that is not enabled. 500.
+    /// The layers are missing, in the wrong order, or of a version that is not enabled; or the app asked for a token of its own at a
+    /// provider that is not configured, or as a public client. 500.
     Misconfigured,
     /// Anything else. 500.
     Internal,
@@ -156,6 +174,7 @@ impl ErrorKind {
             Self::ProviderUnavailable => "ProviderUnavailable",
             Self::ProviderRejected => "ProviderRejected",
             Self::StoreUnavailable => "StoreUnavailable",
+            Self::ApiUnavailable => "ApiUnavailable",
             Self::Capacity => "Capacity",
             Self::Misconfigured => "Misconfigured",
             Self::Internal => "Internal",
@@ -170,9 +189,10 @@ impl ErrorKind {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::ProviderRejected => StatusCode::BAD_GATEWAY,
-            Self::ProviderUnavailable | Self::StoreUnavailable | Self::Capacity => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::ProviderUnavailable
+            | Self::StoreUnavailable
+            | Self::ApiUnavailable
+            | Self::Capacity => StatusCode::SERVICE_UNAVAILABLE,
             Self::Misconfigured | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -187,7 +207,7 @@ impl ErrorKind {
             Self::InvalidRequest => "The request is not valid.",
             Self::ProviderRejected => "The sign-in service gave an unusable answer.",
             Self::ProviderUnavailable => "The sign-in service is not available at the moment.",
-            Self::StoreUnavailable | Self::Capacity => {
+            Self::StoreUnavailable | Self::ApiUnavailable | Self::Capacity => {
                 "The service is not available at the moment."
             }
             Self::Misconfigured | Self::Internal => "Internal error.",
@@ -207,10 +227,17 @@ impl Error {
     }
 
     /// Notes what the user has to be asked for, along with what is noted already.
-    pub(crate) fn wanting(mut self, scopes: &[&str], resource: Option<&str>) -> Self {
+    pub(crate) fn wanting(mut self, issuer: &str, scopes: &[&str], resource: Option<&str>) -> Self {
         let wanted = self.wanted.get_or_insert_default();
+        wanted.issuer = Some(issuer.to_owned());
         wanted.scopes = scopes.iter().map(ToString::to_string).collect();
         wanted.resource = resource.map(str::to_owned);
+        self
+    }
+
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn with_wanted(mut self, wanted: Wanted) -> Self {
+        self.wanted = Some(Box::new(wanted));
         self
     }
 
@@ -234,6 +261,31 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// The claims challenge of the provider or of an API, a JSON object: the `claims` parameter of the authorization
+    /// request that answers it (OIDC Core section 5.5). Only where the kind is [`ErrorKind::InteractionRequired`].
+    #[must_use]
+    pub fn claims(&self) -> Option<&str> {
+        self.wanted.as_ref()?.claims.as_deref()
+    }
+
+    /// How an API wants the user to have authenticated (RFC 9470 section 3): the `acr_values` of the authorization request that
+    /// answers it.
+    #[must_use]
+    pub fn acr_values(&self) -> Option<&str> {
+        self.wanted.as_ref()?.acr_values.as_deref()
+    }
+
+    /// How long ago an API wants the user to have authenticated at most (RFC 9470 section 3): the `max_age` of the
+    /// authorization request that answers it.
+    #[must_use]
+    pub fn max_age(&self) -> Option<Duration> {
+        self.wanted.as_ref()?.max_age.map(Duration::from_secs)
+    }
+
+    pub(crate) fn wanted(&self) -> Option<&Wanted> {
+        self.wanted.as_deref()
     }
 
     /// How long to wait before trying again, where that is known.

@@ -133,6 +133,55 @@ pub(crate) fn refresh_failed(who: Who<'_>, sign_in: SignInId, kind: ErrorKind) {
     );
 }
 
+/// The provider has answered a request for a token of the app itself; whether it is in the cache, or was evicted before it came.
+pub(crate) fn app_token_obtained(issuer: &str, resource: Option<&str>, scopes: &str, kept: bool) {
+    let outcome = if kept { "done" } else { "evicted" };
+    count("axum_signout_app_tokens_total", &[("outcome", outcome)]);
+    tracing::info!(
+        target: "axum_signout::app_token",
+        issuer,
+        resource,
+        scopes,
+        outcome,
+        "app token obtained"
+    );
+}
+
+/// There is none.
+pub(crate) fn app_token_failed(
+    issuer: &str,
+    resource: Option<&str>,
+    scopes: &str,
+    kind: ErrorKind,
+) {
+    let outcome = kind.as_str();
+    count("axum_signout_app_tokens_total", &[("outcome", outcome)]);
+    tracing::warn!(
+        target: "axum_signout::app_token",
+        issuer,
+        resource,
+        scopes,
+        outcome,
+        "no app token"
+    );
+}
+
+/// Tokens of the app itself have left the cache: the app evicted them, or there were too many.
+pub(crate) fn app_tokens_evicted(issuer: &str, cause: Cause, tokens: usize) {
+    count(
+        "axum_signout_app_token_evictions_total",
+        &[("cause", cause.as_str())],
+    );
+    tracing::info!(
+        target: "axum_signout::app_token",
+        issuer,
+        %cause,
+        tokens,
+        outcome = "done",
+        "app tokens evicted"
+    );
+}
+
 /// The refreshes of several sign-ins failed in a row: others are put off. Or the first one after that was answered.
 pub(crate) fn provider_outage(issuer: &str, over: bool) {
     let outcome = if over { "ended" } else { "began" };
@@ -446,4 +495,16 @@ pub(crate) fn keys_fetched(issuer: &str, error: Option<&dyn std::fmt::Display>) 
             );
         }
     }
+}
+
+/// An API refused a token that a handler's call carried; `outcome` is what came of it.
+#[cfg(feature = "reqwest")]
+pub(crate) fn api_refused(origin: &str, outcome: &'static str) {
+    count("axum_signout_api_refusals_total", &[("outcome", outcome)]);
+    tracing::debug!(
+        target: "axum_signout::api",
+        origin,
+        outcome,
+        "an API refused a token"
+    );
 }

@@ -18,6 +18,7 @@ use crate::current::Current;
 use crate::error::{Error, ErrorKind};
 use crate::id::SignInId;
 use crate::scopes::Scopes;
+use crate::sign_in::ask_for;
 use crate::token::{AccessToken, IdToken, TokenSet};
 
 /// Why an extractor of this crate refused.
@@ -232,6 +233,70 @@ impl Tokens {
         scopes: impl Scopes,
     ) -> Result<AccessToken, Error> {
         self.sign_in.acquire(&scopes.list(), Some(resource)).await
+    }
+
+    /// Another token than one that its API refused with 401, for the same resource: what took its place meanwhile, or by one
+    /// refresh at the provider, however many ask. The refused one is handed out no more. [`Api`](crate::Api) does this by itself.
+    ///
+    /// `None`: there is no other that would fare better, for the provider gave the same one again, or the refused one was issued
+    /// less than a minute ago. An API that refuses every token does not make every request a refresh.
+    ///
+    /// ```
+    /// # use axum_signout::{AccessToken, Error, Tokens};
+    /// # async fn call(token: &AccessToken) -> u16 { 200 }
+    /// async fn mail(tokens: Tokens) -> Result<u16, Error> {
+    ///     let token = tokens.acquire("Mail.Read").await?;
+    ///     let status = call(&token).await;
+    ///     if status == 401 && let Some(fresh) = tokens.acquire_fresh("Mail.Read", &token).await? {
+    ///         return Ok(call(&fresh).await);
+    ///     }
+    ///     Ok(status)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`acquire`](Self::acquire).
+    pub async fn acquire_fresh(
+        &self,
+        scopes: impl Scopes,
+        refused: &AccessToken,
+    ) -> Result<Option<AccessToken>, Error> {
+        let scopes = scopes.list();
+        self.sign_in.acquire_other(&scopes, refused).await
+    }
+
+    /// Where to send the user for what an error of [`ErrorKind::InteractionRequired`] lacks: consent, a step-up, a claims
+    /// challenge. They come back to `return_to`, a path or a URL on the allowlist, or else to
+    /// [`AuthBuilder::after_sign_in`](crate::AuthBuilder::after_sign_in). For scripts, which cannot follow a redirect: a person's navigation is sent
+    /// there by [`AuthBuilder::redirect_to_sign_in`](crate::AuthBuilder::redirect_to_sign_in).
+    ///
+    /// `None` where the error is another one, or the user was asked for just this within two minutes, so that asking again would
+    /// not help. What is asked for travels in an encrypted cookie of this request's response, not in the URL.
+    ///
+    /// ```
+    /// # use axum::{Json, response::{IntoResponse, Response}};
+    /// # use axum_signout::{Error, Tokens};
+    /// # use serde_json::json;
+    /// fn refused(tokens: &Tokens, error: Error) -> Response {
+    ///     match tokens.interaction_url(&error, "/mail") {
+    ///         Some(location) => Json(json!({ "location": location })).into_response(),
+    ///         None => error.into_response(),
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn interaction_url(&self, error: &Error, return_to: &str) -> Option<String> {
+        if error.kind() != ErrorKind::InteractionRequired {
+            return None;
+        }
+        let wanted = error.wanted().cloned().unwrap_or_default();
+        let cookies = self.current.asks().cookies();
+        ask_for(&self.current, &cookies, &wanted, Some(return_to))
+    }
+
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn opened(&self) -> &SignIn {
+        &self.sign_in
     }
 
     /// Whose these are.

@@ -14,6 +14,8 @@ mod cause;
 mod config;
 mod events;
 mod jwt;
+#[cfg(feature = "encryption")]
+mod key_ring;
 mod label;
 mod pages;
 mod report;
@@ -39,6 +41,8 @@ mod sign_out;
 mod status;
 
 // Floor 5: face.
+#[cfg(feature = "reqwest")]
+mod api;
 mod auth;
 mod cookie_fix;
 mod csrf;
@@ -58,7 +62,9 @@ pub mod testing;
 pub mod own_sign_in {}
 
 pub use crate::account::Account;
-pub use crate::auth::{Auth, AuthBuilder, RegisteredUrls, SignInUrl, SigningIn, Ticket};
+#[cfg(feature = "reqwest")]
+pub use crate::api::{Api, ApiBuilder, TokenSource};
+pub use crate::auth::{AppTokens, Auth, AuthBuilder, RegisteredUrls, SignInUrl, SigningIn, Ticket};
 pub use crate::cache::TimeLeft;
 pub use crate::cause::Cause;
 pub use crate::config::{ClearSiteData, LongUrl, RevocationPolicy};
@@ -75,6 +81,8 @@ pub use crate::id::{
     SessionKey, SignInId, TokenHash,
 };
 pub use crate::jwt::SigningAlgorithm;
+#[cfg(feature = "encryption")]
+pub use crate::key_ring::KeyRing;
 pub use crate::layer::AuthLayer;
 pub use crate::provider::{
     AssertionAudience, ClientAssertion, ClientAuth, Provider, ProviderBuilder, ProviderMetadata,

@@ -31,12 +31,15 @@ pub(crate) struct BaseUrl {
 }
 
 impl BaseUrl {
-    const WHAT: &'static str = "base URL";
-
     /// `https`, or `http` on loopback; no user, query or fragment.
     pub(crate) fn parse(value: &str) -> Result<Self, ConfigError> {
+        Self::parse_as("base URL", value)
+    }
+
+    /// The same, for another setting than the app's own.
+    pub(crate) fn parse_as(what: &'static str, value: &str) -> Result<Self, ConfigError> {
         let invalid = |reason: &str| ConfigError::InvalidUrl {
-            what: Self::WHAT,
+            what,
             value: redact_userinfo(value),
             reason: reason.to_owned(),
         };
@@ -64,7 +67,7 @@ impl BaseUrl {
         }
         if url.scheme() == "http" && !is_loopback(&url) {
             return Err(ConfigError::InsecureUrl {
-                what: Self::WHAT,
+                what,
                 value: value.to_owned(),
             });
         }
@@ -236,7 +239,7 @@ fn target_text(url: &Url, own: bool) -> Option<String> {
 }
 
 /// Parses an absolute URL that leaves nothing to a parser's kindness.
-fn absolute(text: &str) -> Option<Url> {
+pub(crate) fn absolute(text: &str) -> Option<Url> {
     let (authority, _) = authority(text)?;
     // An international name has to be given in the form that is sent: letters that look alike would deceive whoever
     // reads the configuration, and percent signs whoever reads the link.
@@ -253,7 +256,7 @@ fn absolute(text: &str) -> Option<Url> {
 }
 
 /// Whether there are no control characters, no spaces around it, and no backslashes before the query.
-fn is_plain(text: &str) -> bool {
+pub(crate) fn is_plain(text: &str) -> bool {
     let path_end = text.find(['?', '#']).unwrap_or(text.len());
     !text.chars().any(char::is_control) && text.trim() == text && !text[..path_end].contains('\\')
 }

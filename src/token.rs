@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
+use crate::id::TokenHash;
 use crate::secret::Secret;
 
 /// An ID token, byte for byte as the provider sent it: it is the `id_token_hint` at sign-out.
@@ -240,6 +241,23 @@ impl AccessToken {
         }
         let rest = life.saturating_sub(margin.min(life / 2));
         passed >= begin + rest.saturating_sub(begin).mul_f64(spread / 2.0)
+    }
+
+    /// When it was stored, where that is known.
+    pub(crate) fn received(&self) -> Option<Timestamp> {
+        match self.0.expiry {
+            Expiry::Between { from, .. } => Some(from),
+            Expiry::Unknown | Expiry::In { .. } | Expiry::At(_) => None,
+        }
+    }
+
+    /// Its life is over, whatever the provider said of it.
+    pub(crate) fn end(&mut self, now: Timestamp) {
+        Arc::make_mut(&mut self.0).expiry = Expiry::At(now);
+    }
+
+    pub(crate) fn is(&self, hash: &TokenHash) -> bool {
+        TokenHash::of(&self.0.token) == *hash
     }
 
     /// Whether a request for these scopes and this resource is served by this token.

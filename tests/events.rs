@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use axum_signout::clock::ManualClock;
-use axum_signout::testing::{Endpoint, Fault, TestBrowser, TestProvider};
+use axum_signout::testing::{Endpoint, Fault, Gate, TestBrowser, TestProvider};
 use axum_signout::{Auth, Cause};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use serde_json::json;
@@ -223,6 +223,63 @@ async fn an_outage_of_the_provider_is_told_once_and_its_end_too_r44() {
     let ended = watch.events.only("the provider answers again");
     assert_eq!(picked(&ended, &names), [provider.issuer(), "ended"]);
     assert_eq!(watch.counted()[&format!("{name}{{outcome=ended}}")], 1);
+}
+
+#[tokio::test]
+async fn what_happens_to_app_tokens_is_told_and_counted_r44() {
+    let watch = Watch::start();
+    let (provider, app) = at(|auth| auth.max_app_tokens(1)).await;
+    let tokens = app.auth.app_tokens();
+    let names = ["issuer", "scopes", "resource", "cause", "tokens", "outcome"];
+    let issuer = provider.issuer();
+    let api = "https://api.example.com";
+
+    let token = tokens.acquire_for(api, "b a").await.unwrap();
+    let event = watch.events.only("app token obtained");
+    assert_eq!(picked(&event, &names), [issuer, "a b", api, "", "", "done"]);
+    assert!(!event.values().any(|value| value.contains(token.secret())));
+    let done = ("axum_signout_app_tokens_total{outcome=done}", 1);
+    assert_eq!(watch.counted(), counters([done]));
+
+    tokens.acquire("c").await.unwrap();
+    let event = watch.events.only("app tokens evicted");
+    let expected = [issuer, "", "", "Capacity", "1", "done"];
+    assert_eq!(picked(&event, &names), expected);
+    let capacity = ("axum_signout_app_token_evictions_total{cause=Capacity}", 1);
+    assert_eq!(watch.counted(), counters([done, capacity]));
+
+    assert_eq!(tokens.evict_all().await, 1);
+    let event = watch.events.only("app tokens evicted");
+    let expected = [issuer, "", "", "Operator", "1", "done"];
+    assert_eq!(picked(&event, &names), expected);
+    assert!(app.auth.shutdown().await.finished);
+    let counted = watch.counted();
+    assert_eq!(
+        counted["axum_signout_app_token_evictions_total{cause=Operator}"],
+        1
+    );
+    assert_eq!(counted["axum_signout_revocations_total{outcome=done}"], 1);
+
+    let refused = Fault::OAuthError("invalid_scope".into());
+    provider.faults().once(Endpoint::ClientCredentials, refused);
+    assert!(tokens.acquire("d").await.is_err());
+    let event = watch.events.only("no app token");
+    let expected = [issuer, "d", "", "", "", "ProviderRejected"];
+    assert_eq!(picked(&event, &names), expected);
+    let rejected = ("axum_signout_app_tokens_total{outcome=ProviderRejected}", 1);
+    assert_eq!(watch.counted(), counters([rejected]));
+
+    let gate = Gate::new();
+    let held = Fault::HoldAnswer(gate.clone());
+    provider.faults().once(Endpoint::ClientCredentials, held);
+    let of_task = tokens.clone();
+    let waiting = tokio::spawn(async move { of_task.acquire("e").await });
+    gate.arrived(1).await;
+    tokens.evict("e").await;
+    gate.open();
+    waiting.await.unwrap().unwrap();
+    let evicted = "axum_signout_app_tokens_total{outcome=evicted}";
+    assert_eq!(watch.counted()[evicted], 1);
 }
 
 #[tokio::test]

@@ -2,8 +2,11 @@
 
 mod support;
 
-use axum_signout::testing::{Endpoint, Event, Fault, NeedsConsent, TestBrowser, TestProvider};
-use support::app::{App, Setup};
+use axum_signout::Provider;
+use axum_signout::testing::{
+    Endpoint, Event, Fault, NeedsConsent, TestBrowser, TestClient, TestProvider,
+};
+use support::app::{App, CLIENT, SECRET, Setup};
 
 async fn world(provider: &TestProvider) -> (App, TestBrowser) {
     let app = Setup::new()
@@ -72,4 +75,38 @@ async fn asking_that_does_not_help_is_not_repeated() {
     let asked = provider.count(|event| matches!(event, Event::Authorize { .. }));
     assert_eq!(asked, 1, "{page:?}");
     assert_eq!(page.status(), 401);
+}
+
+/// Two accounts, each of its own provider; the one that lacks consent is not the first provider's.
+#[tokio::test]
+async fn the_user_is_sent_to_the_provider_of_the_account_that_lacks_consent() {
+    let first = TestProvider::start().await;
+    let second = TestProvider::builder()
+        .needs_consent(NeedsConsent::new("mail.send").error("consent_required"))
+        .start()
+        .await;
+    let issuer = second.issuer().to_owned();
+    let app = Setup::new()
+        .auth(move |auth| {
+            let other = Provider::discover(issuer, CLIENT).client_secret(SECRET);
+            let other = other.scopes(["openid", "offline_access"]).name("second");
+            let auth = auth.provider(other.build().unwrap());
+            auth.redirect_to_sign_in(true)
+        })
+        .start(&first)
+        .await;
+    second.add_client(TestClient::new(CLIENT).secret(SECRET).app(&app.base));
+    let mut browser = TestBrowser::new();
+    app.sign_in(&mut browser, "alice").await;
+    let path = "/signin?return_to=/whoami&provider=second";
+    app.sign_in_at(&mut browser, "alice", path).await;
+    first.clear_events();
+    let page = browser.goto(app.url("/token?scope=mail.send")).await;
+    let page = page.unwrap();
+    assert!(
+        page.url().as_str().starts_with(second.issuer()),
+        "{}",
+        page.url()
+    );
+    assert_eq!(first.events(), []);
 }

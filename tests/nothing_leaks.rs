@@ -378,6 +378,34 @@ impl Stage {
         }
     }
 
+    async fn app_tokens(&mut self) {
+        let tokens = self.app.auth.app_tokens();
+        let faults = [
+            Fault::Status(500),
+            Fault::LoseAnswer,
+            Fault::DropMidway,
+            Fault::Garbage,
+            Fault::Huge,
+            Fault::Set("scope".into(), "less".into()),
+            Fault::Set("refresh_token".into(), 7.into()),
+            Fault::OAuthError("invalid_client".into()),
+        ];
+        for fault in faults {
+            let kept = tokens.acquire("kept").await;
+            show(&kept);
+            if let Ok(kept) = kept {
+                show(&tokens.acquire_other_than(&kept, "kept").await);
+            }
+            let faults = self.provider.faults();
+            faults.once(Endpoint::ClientCredentials, fault);
+            show(&tokens.acquire_for("https://api.example", "a").await);
+            show(&tokens.acquire_for("https://api.example", "a").await);
+            let evicted = tokens.evict_all().await;
+            tracing::info!("{tokens:?} {evicted}");
+            self.pass(61);
+        }
+    }
+
     async fn sign_outs(&mut self) {
         let revocations = [
             None,
@@ -693,6 +721,7 @@ async fn no_secret_is_in_a_trace_or_a_response_a11() {
         let mut stage = Stage::new(auth, long).await;
         stage.sign_ins_that_fail().await;
         stage.refreshes_that_fail().await;
+        stage.app_tokens().await;
         stage.sign_outs().await;
         stage.logouts_from_elsewhere().await;
         stage.values().await;
@@ -741,6 +770,7 @@ async fn no_secret_is_in_a_trace_or_a_response_a11() {
     let text = trace.text();
     // The search sees what is there.
     assert!(text.contains("a hook that fails") && text.contains("axum_signout::refresh"));
+    assert!(text.contains("app token obtained") && text.contains("no app token"));
     // So do the others talk.
     for target in ["tower_sessions", "hyper_util", "reqwest::connect"] {
         assert!(text.contains(target), "{target}");

@@ -241,6 +241,13 @@ impl AuthBuilder {
         self
     }
 
+    /// How many [tokens of the app itself](Auth::app_tokens) are kept, from 1 to 1,000,000: one for each provider, resource and set of
+    /// scopes. Beyond, the one that was asked for least recently leaves. Default: 1,000, since an app calls a handful of APIs.
+    pub fn max_app_tokens(mut self, max: usize) -> Self {
+        self.config.max_app_tokens = max;
+        self
+    }
+
     /// How long a user may take at the provider to sign in, from a second to a year. Default: 1 h, for those who have to reset
     /// a password on the way. What a sign-out everywhere leaves behind to refuse such sign-ins is kept for as long, so a sign-in
     /// that takes longer is refused, that of an app with a [ticket](crate::Ticket) too.
@@ -443,6 +450,13 @@ impl AuthBuilder {
                 what: "refresh_ahead",
                 value: share.to_string(),
                 allowed: "0.1 to 0.95",
+            });
+        }
+        if !(1..=1_000_000).contains(&config.max_app_tokens) {
+            return Err(ConfigError::OutOfRange {
+                what: "max_app_tokens",
+                value: config.max_app_tokens.to_string(),
+                allowed: "1 to 1,000,000",
             });
         }
         let csrf = crate::csrf::layer(&base)?;

@@ -287,6 +287,12 @@ fn merged(
     if let Some(id_token) = &answer.id_token {
         tokens.id_token = Some(id_token.clone());
     }
+    if let Some(refused) = &wanted.refused {
+        // Left in its place, which says what it was for, and to be revoked with the others; but nobody is served it any more.
+        let held = tokens.access_tokens.iter_mut();
+        held.filter(|token| token.is(refused))
+            .for_each(|token| token.end(now));
+    }
     let whole = wanted.scopes.is_empty() && wanted.resource.is_none();
     for token in &answer.access_tokens {
         if whole && !tokens.access_tokens.is_empty() {
@@ -312,6 +318,8 @@ fn merged(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::pick::Asked;
+    use crate::id::TokenHash;
     use crate::store::Lifetimes;
     use crate::token::{AccessToken, IdToken};
 
@@ -340,7 +348,7 @@ mod tests {
     fn what_an_answer_leaves_out_stays_r28() {
         let old = entry();
         let answer = TokenSet::new().with_access_token(AccessToken::bearer("second"));
-        let wanted = Wanted::new(&[], None);
+        let wanted = Wanted::new(Asked::of(&[], None));
         let next = merged(
             &old,
             &answer,
@@ -369,7 +377,7 @@ mod tests {
         let answer = TokenSet::new()
             .with_refresh_token("new-refresh")
             .with_access_token(AccessToken::bearer("files").with_scopes(["files"]));
-        let wanted = Wanted::new(&["files"], None);
+        let wanted = Wanted::new(Asked::of(&["files"], None));
         let next = merged(
             &old,
             &answer,
@@ -385,5 +393,23 @@ mod tests {
             .map(|t| t.secret())
             .collect();
         assert_eq!(access, ["first", "files"]);
+    }
+    #[test]
+    fn a_refused_token_is_served_no_more_and_stays_to_be_revoked() {
+        let old = entry();
+        let refused = TokenHash::of(old.tokens.access_tokens()[0].as_secret());
+        let asked = Asked::of(&["mail"], None);
+        let wanted = Wanted::new(Asked {
+            refused: Some(refused),
+            ..asked
+        });
+        let answer =
+            TokenSet::new().with_access_token(AccessToken::bearer("mail").with_scopes(["mail"]));
+        let now = Timestamp::from_secs(1000);
+        let next = merged(&old, &answer, old.account.clone(), &wanted, now);
+        let valid = |token: &AccessToken| token.is_valid_at(now, Duration::ZERO);
+        let access = next.tokens.access_tokens().iter();
+        let access: Vec<_> = access.map(|t| (t.secret(), valid(t))).collect();
+        assert_eq!(access, [("first", false), ("mail", true)]);
     }
 }

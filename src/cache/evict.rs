@@ -99,6 +99,10 @@ impl Cache {
         for (order, removal, removed) in removals.await {
             match removed {
                 Ok(removed) => {
+                    // Another node may have been first: then nothing was there, and requests here may hold it for a while still.
+                    if let Target::SignIn(address) = order.target {
+                        self.0.live.end(&address, order.cause);
+                    }
                     evicted.to_revoke += removed.iter().filter(|r| r.to_revoke).count();
                     evicted
                         .evictions

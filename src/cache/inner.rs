@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::app_tokens::AppTokenTable;
 use super::back_off::BackOff;
 use super::bounded::Bounded;
 use super::evict::Order;
@@ -45,6 +46,7 @@ pub(super) struct Inner {
     pub(super) live: Arc<Registry>,
     pub(super) pending: PendingEvictions,
     pub(super) back_off: BackOff,
+    pub(super) app_tokens: AppTokenTable,
     /// Rung when something was put into the outbox.
     pub(super) outbox: Arc<Notify>,
     pub(super) stopped: CancellationToken,
@@ -135,6 +137,7 @@ impl Cache {
     pub(crate) fn new(parts: CacheParts) -> Self {
         Self(Arc::new_cyclic(|cache| Inner {
             store: Arc::new(Bounded(parts.store)),
+            app_tokens: AppTokenTable::new(parts.config.max_app_tokens),
             clock: parts.clock,
             providers: parts.providers,
             hooks: parts.hooks,

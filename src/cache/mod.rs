@@ -4,6 +4,7 @@
 //! entry and keeps its address unusable; the flags that running requests hold are flipped; hooks are told.
 
 mod answer;
+mod app_tokens;
 mod back_off;
 mod bounded;
 mod close;
@@ -14,10 +15,12 @@ mod inner;
 mod live;
 mod opened;
 mod pending;
+mod pick;
 mod refresh;
 mod revoke;
 mod time_left;
 
+pub(crate) use self::app_tokens::AppKey;
 pub(crate) use self::evict::{Evicted, Order};
 pub(crate) use self::inner::{Cache, CacheParts, NewSignIn, Use};
 pub(crate) use self::opened::{Opened, SignIn};

@@ -5,22 +5,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use smallvec::SmallVec;
 
 use super::back_off::spread;
 use super::inner::Cache;
 use super::live::Flag;
+use super::pick::{Asked, pick, pick_such};
 use super::refresh::{Wanted, put_off};
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
-use crate::id::Address;
+use crate::id::{Address, TokenHash};
 use crate::store::{Entry, Lookup, Stored};
-use crate::token::{AccessToken, TokenSet};
+use crate::token::AccessToken;
 
 /// How long what was loaded from a shared store is good for: another node may have evicted it since.
 const GOOD_FOR: Duration = Duration::from_secs(1);
+
+/// A token that its API refuses so soon after it was issued is not replaced: the next one would fare no better, and an API that
+/// refuses them all, because it expects another audience, say, must not make every request a refresh.
+const TOO_YOUNG_TO_REPLACE: Duration = Duration::from_secs(60);
 
 /// What a locator opened.
 #[derive(Clone, Debug)]
@@ -51,53 +55,6 @@ struct Snapshot {
 
 pub(super) fn ended() -> Error {
     Error::new(ErrorKind::NotSignedIn, "the sign-in has ended")
-}
-
-/// OpenID Connect's own scopes say what is in an ID token, not what an access token opens, and several providers leave them out
-/// of an answer's `scope` or rename them there: a token is not looked for by them.
-const IDENTITY_SCOPES: [&str; 6] = [
-    "openid",
-    "profile",
-    "email",
-    "address",
-    "phone",
-    "offline_access",
-];
-
-/// The token of a set that serves a request for scopes and a resource. A request without either means the token of the
-/// sign-in itself.
-pub(super) fn pick<'t>(
-    tokens: &'t TokenSet,
-    scopes: &[&str],
-    resource: Option<&str>,
-    now: Timestamp,
-    margin: Duration,
-) -> Option<&'t AccessToken> {
-    pick_such(tokens, scopes, resource, |token| {
-        token.is_fresh_at(now, margin)
-    })
-}
-
-fn pick_such<'t>(
-    tokens: &'t TokenSet,
-    scopes: &[&str],
-    resource: Option<&str>,
-    usable: impl Fn(&AccessToken) -> bool,
-) -> Option<&'t AccessToken> {
-    let usable = |token: &&AccessToken| usable(token);
-    let scopes: SmallVec<[&str; 4]> = scopes
-        .iter()
-        .copied()
-        .filter(|scope| !IDENTITY_SCOPES.contains(scope))
-        .collect();
-    if scopes.is_empty() && resource.is_none() {
-        return tokens.access_tokens().first().filter(usable);
-    }
-    tokens
-        .access_tokens()
-        .iter()
-        .filter(|token| token.covers(&scopes, resource))
-        .find(usable)
 }
 
 impl SignIn {
@@ -232,18 +189,60 @@ impl SignIn {
     ) -> Result<AccessToken, Error> {
         let cache = &self.0.cache.0;
         let margin = cache.config.expiry_margin;
+        let asked = Asked::of(scopes, resource);
         let stored = self.current().await?;
         let now = cache.clock.wall();
-        let token = match pick(&stored.entry.tokens, scopes, resource, now, margin) {
+        let token = match pick(&stored.entry.tokens, asked, now, margin) {
             Some(token) if self.is_due(token, now) => {
-                Ok(self.ahead(&stored, scopes, resource, now, token).clone())
+                Ok(self.ahead(&stored, asked, now, token).clone())
             }
             Some(token) => Ok(token.clone()),
             None if self.has_ended() => Err(ended()),
-            None => self.refreshed(&stored, scopes, resource).await,
+            None => match self.refreshed(&stored, asked).await {
+                Ok(token) => token.ok_or_else(|| self.granted_less(asked)),
+                Err(error) => Err(error),
+            },
         };
         // After the copy: an eviction that returned before this call began has flipped the flag by now. It also outweighs
         // what made the sign-in end, such as the provider's answer.
+        if self.has_ended() {
+            return Err(ended());
+        }
+        token
+    }
+
+    /// Another token than one that its API refused: what took its place meanwhile, else by a refresh. `None`: there is none to be
+    /// had that would fare better.
+    pub(crate) async fn acquire_other(
+        &self,
+        scopes: &[&str],
+        refused: &AccessToken,
+    ) -> Result<Option<AccessToken>, Error> {
+        let cache = &self.0.cache.0;
+        let asked = Asked {
+            scopes,
+            resource: refused.resource(),
+            refused: Some(TokenHash::of(refused.as_secret())),
+        };
+        let stored = self.current().await?;
+        let now = cache.clock.wall();
+        let tokens = &stored.entry.tokens;
+        let is_there = asked.is_refused_in(tokens, now);
+        let young = refused
+            .received()
+            .is_some_and(|at| now.since(at) < TOO_YOUNG_TO_REPLACE);
+        let other = pick(tokens, asked, now, cache.config.expiry_margin);
+        let token = match other {
+            _ if self.has_ended() => Err(ended()),
+            Some(token) if !is_there => Ok(Some(token.clone())),
+            _ if young && is_there => Ok(None),
+            _ => match self.refreshed(&stored, asked).await {
+                // The provider gave the same one again.
+                Ok(None) if asked.is_refused_in(&self.entry().tokens, now) => Ok(None),
+                Ok(None) => Err(self.granted_less(asked)),
+                answer => answer,
+            },
+        };
         if self.has_ended() {
             return Err(ended());
         }
@@ -263,32 +262,31 @@ impl SignIn {
     fn ahead<'t>(
         &self,
         stored: &'t Stored,
-        scopes: &[&str],
-        resource: Option<&str>,
+        asked: Asked<'_>,
         now: Timestamp,
         due: &'t AccessToken,
     ) -> &'t AccessToken {
         let margin = self.0.cache.0.config.expiry_margin;
-        let other = pick_such(&stored.entry.tokens, scopes, resource, |token| {
+        let other = pick_such(&stored.entry.tokens, asked, |token| {
             token.is_fresh_at(now, margin) && !self.is_due(token, now)
         });
         if other.is_none() {
             let trouble = self.0.cache.trouble(&self.0.flag, &stored.entry);
             if trouble.is_none_or(|trouble| trouble.left.is_zero()) {
-                self.refresh_behind(stored, scopes, resource);
+                self.refresh_behind(stored, asked);
             }
         }
         other.unwrap_or(due)
     }
 
     /// Starts a refresh that this request does not wait for.
-    fn refresh_behind(&self, stored: &Stored, scopes: &[&str], resource: Option<&str>) {
+    fn refresh_behind(&self, stored: &Stored, asked: Asked<'_>) {
         let cache = &self.0.cache;
         let refreshable = stored.entry.tokens.refresh_token.is_some();
         if !refreshable || self.has_ended() || cache.0.stopped.is_cancelled() {
             return;
         }
-        let (at, wanted) = (cache.0.clock.steady(), Wanted::new(scopes, resource));
+        let (at, wanted) = (cache.0.clock.steady(), Wanted::new(asked));
         let Some(flight) = cache.refresh_behind(&self.0.flag, stored, wanted) else {
             return;
         };
@@ -306,19 +304,17 @@ impl SignIn {
     async fn in_trouble(
         &self,
         stored: &Stored,
-        scopes: &[&str],
-        resource: Option<&str>,
+        asked: Asked<'_>,
     ) -> Option<Result<AccessToken, Error>> {
         let cache = &self.0.cache;
         stored.entry.tokens.refresh_token.as_ref()?;
         let trouble = cache.trouble(&self.0.flag, &stored.entry)?;
         let now = cache.0.clock.wall();
-        let valid = |stored: &Stored| {
-            pick(&stored.entry.tokens, scopes, resource, now, Duration::ZERO).cloned()
-        };
+        let valid =
+            |stored: &Stored| pick(&stored.entry.tokens, asked, now, Duration::ZERO).cloned();
         if let Some(token) = valid(stored) {
             if trouble.left.is_zero() {
-                self.refresh_behind(stored, scopes, resource);
+                self.refresh_behind(stored, asked);
             }
             return Some(Ok(token));
         }
@@ -336,19 +332,19 @@ impl SignIn {
         Some(token.ok_or_else(|| put_off(trouble.left)))
     }
 
+    /// The token after a refresh; `None` if that brought none that serves.
     async fn refreshed(
         &self,
         stored: &Stored,
-        scopes: &[&str],
-        resource: Option<&str>,
-    ) -> Result<AccessToken, Error> {
-        if let Some(answer) = self.in_trouble(stored, scopes, resource).await {
-            return answer;
+        asked: Asked<'_>,
+    ) -> Result<Option<AccessToken>, Error> {
+        if let Some(answer) = self.in_trouble(stored, asked).await {
+            return answer.map(Some);
         }
         let cache = &self.0.cache;
         let at = cache.0.clock.steady();
         let result = cache
-            .refresh(&self.0.flag, stored, scopes, resource)
+            .refresh(&self.0.flag, stored, asked)
             .await
             .inspect(|stored| self.keep(stored.clone(), at));
         let tokens = match &result {
@@ -357,27 +353,35 @@ impl SignIn {
         };
         // Before its end a token is good: the margin only says when to begin to look for a new one.
         let now = cache.0.clock.wall();
-        let token = pick(tokens, scopes, resource, now, Duration::ZERO);
+        let token = pick(tokens, asked, now, Duration::ZERO);
         match (&result, token) {
-            (Ok(_), Some(token)) => Ok(token.clone()),
-            (Ok(_), None) => Err(Error::new(
-                ErrorKind::InteractionRequired,
-                "the provider granted less than the scopes that were asked for",
-            )
-            .wanting(scopes, resource)),
+            (Ok(_), token) => Ok(token.cloned()),
             (Err(error), Some(_)) if error.kind() != ErrorKind::NotSignedIn => {
                 tracing::debug!(kind = ?error.kind(), "a refresh failed, the token is still valid");
                 // The attempt may have taken its time, in which another node can have ended the sign-in.
                 let fresh = self.current().await?;
-                pick(&fresh.entry.tokens, scopes, resource, now, Duration::ZERO)
-                    .cloned()
+                pick(&fresh.entry.tokens, asked, now, Duration::ZERO)
+                    .map(|token| Some(token.clone()))
                     .ok_or_else(|| error.clone())
             }
             (Err(error), _) if error.kind() == ErrorKind::InteractionRequired => {
-                Err(error.clone().wanting(scopes, resource))
+                Err(self.wanting(error.clone(), asked.scopes, asked.resource))
             }
             (Err(error), _) => Err(error.clone()),
         }
+    }
+
+    fn granted_less(&self, asked: Asked<'_>) -> Error {
+        let error = Error::new(
+            ErrorKind::InteractionRequired,
+            "the provider granted less than the scopes that were asked for",
+        );
+        self.wanting(error, asked.scopes, asked.resource)
+    }
+
+    /// Notes what the user has to be asked for, and at which provider.
+    pub(crate) fn wanting(&self, error: Error, scopes: &[&str], resource: Option<&str>) -> Error {
+        error.wanting(self.entry().account.issuer(), scopes, resource)
     }
 }
 
@@ -386,47 +390,5 @@ impl fmt::Debug for SignIn {
         f.debug_struct("SignIn")
             .field("address", &self.address())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_is_picked_by_scopes_resource_and_time() {
-        let at = Timestamp::from_secs;
-        let token = |name: &str, scopes: &[&str], end| {
-            AccessToken::bearer(name)
-                .with_scopes(scopes)
-                .expires_at(at(end))
-        };
-        let tokens = TokenSet::new()
-            .with_access_token(token("first", &["openid"], 1000))
-            .with_access_token(token("mail", &["mail", "send"], 2000))
-            .with_access_token(token("api", &["mail"], 2000).with_resource("https://api"));
-        type Row = (
-            &'static [&'static str],
-            Option<&'static str>,
-            i64,
-            Option<&'static str>,
-        );
-        let rows: [Row; 10] = [
-            (&[], None, 0, Some("first")),
-            (&[], None, 990, None),
-            (&["mail"], None, 0, Some("mail")),
-            (&["mail", "send"], None, 0, Some("mail")),
-            (&["mail", "read"], None, 0, None),
-            (&["mail"], None, 1990, None),
-            (&[], Some("https://api"), 0, Some("api")),
-            (&["mail"], Some("https://other"), 0, None),
-            (&["email", "openid"], None, 0, Some("first")),
-            (&["mail", "offline_access"], None, 0, Some("mail")),
-        ];
-        for (scopes, resource, now, expected) in rows {
-            let margin = Duration::from_secs(60);
-            let found = pick(&tokens, scopes, resource, at(now), margin).map(AccessToken::secret);
-            assert_eq!(found, expected, "{scopes:?} {resource:?} at {now}");
-        }
     }
 }

@@ -18,11 +18,12 @@ use super::back_off::Trouble;
 use super::evict::Order;
 use super::inner::Cache;
 use super::live::Flag;
-use super::opened::{ended, pick};
+use super::opened::ended;
+use super::pick::{Asked, pick};
 use crate::cause::Cause;
 use crate::error::{Error, ErrorKind};
 use crate::events::{self, Who};
-use crate::id::{Address, ClaimName, OperationId};
+use crate::id::{Address, ClaimName, OperationId, SignInId, TokenHash};
 use crate::provider::{Permit, Provider, TokenError};
 use crate::store::{Entry, Generation, Lease, Lookup, Stored, Target};
 
@@ -31,21 +32,33 @@ use crate::store::{Entry, Generation, Lease, Lookup, Stored, Target};
 pub(super) struct Wanted {
     pub(super) scopes: Vec<String>,
     pub(super) resource: Option<String>,
+    /// The token that its API refused, which this one takes the place of.
+    pub(super) refused: Option<TokenHash>,
 }
 
 impl Wanted {
-    pub(super) fn new(scopes: &[&str], resource: Option<&str>) -> Self {
-        let mut scopes: Vec<String> = scopes.iter().map(ToString::to_string).collect();
+    pub(super) fn new(asked: Asked<'_>) -> Self {
+        let mut scopes: Vec<String> = asked.scopes.iter().map(ToString::to_string).collect();
         scopes.sort_unstable();
         scopes.dedup();
         Self {
             scopes,
-            resource: resource.map(str::to_owned),
+            resource: asked.resource.map(str::to_owned),
+            refused: asked.refused,
         }
     }
 
     pub(super) fn scopes(&self) -> Vec<&str> {
         self.scopes.iter().map(String::as_str).collect()
+    }
+
+    /// The same, by the [scopes](Self::scopes) of it.
+    fn asked<'a>(&'a self, scopes: &'a [&'a str]) -> Asked<'a> {
+        Asked {
+            scopes,
+            resource: self.resource.as_deref(),
+            refused: self.refused,
+        }
     }
 }
 
@@ -82,16 +95,15 @@ const LEASE_SLACK: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Cache {
-    /// What is in the store after a refresh for these scopes and this resource; the caller's tokens if another refresh
-    /// brought what is wanted meanwhile.
+    /// What is in the store after a refresh for what is asked for; the caller's tokens if another refresh brought that
+    /// meanwhile.
     pub(super) async fn refresh(
         &self,
         flag: &Arc<Flag>,
         known: &Stored,
-        scopes: &[&str],
-        resource: Option<&str>,
+        asked: Asked<'_>,
     ) -> Answer {
-        let wanted = Wanted::new(scopes, resource);
+        let wanted = Wanted::new(asked);
         loop {
             let (flight, mine) = self.join(flag, known, &wanted);
             let answer = flight.await;
@@ -111,26 +123,21 @@ impl Cache {
 
     pub(super) fn serves(&self, stored: &Stored, wanted: &Wanted) -> bool {
         let (now, margin) = (self.0.clock.wall(), self.0.config.expiry_margin);
-        let scopes = wanted.scopes();
-        pick(
-            &stored.entry.tokens,
-            &scopes,
-            wanted.resource.as_deref(),
-            now,
-            margin,
-        )
-        .is_some()
+        let (tokens, scopes) = (&stored.entry.tokens, wanted.scopes());
+        let asked = wanted.asked(&scopes);
+        !asked.is_refused_in(tokens, now) && pick(tokens, asked, now, margin).is_some()
     }
 
     /// Whether a refresh of this sign-in, or of many at its provider, failed lately.
     pub(super) fn trouble(&self, flag: &Flag, entry: &Entry) -> Option<Trouble> {
-        let own = self
-            .0
-            .back_off
-            .trouble(&flag.address().id, self.0.clock.steady());
-        let of_all = self
-            .provider(entry.account.issuer())
-            .and_then(|provider| provider.circuit().trouble(provider.clock().steady()));
+        self.trouble_of(&flag.address().id, self.provider(entry.account.issuer()))
+    }
+
+    /// The same of anything that has a name among the pauses.
+    pub(super) fn trouble_of(&self, id: &SignInId, provider: Option<&Provider>) -> Option<Trouble> {
+        let own = self.0.back_off.trouble(id, self.0.clock.steady());
+        let of_all =
+            provider.and_then(|provider| provider.circuit().trouble(provider.clock().steady()));
         match (own, of_all) {
             (own, None) => own,
             (Some(own), Some(left)) if own.outage => Some(Trouble {
@@ -203,13 +210,7 @@ impl Cache {
         // what was wanted may be something else then.
         let (now, scopes) = (self.0.clock.wall(), wanted.scopes());
         let tokens = &known.entry.tokens;
-        let token = pick(
-            tokens,
-            &scopes,
-            wanted.resource.as_deref(),
-            now,
-            Duration::ZERO,
-        );
+        let token = pick(tokens, wanted.asked(&scopes), now, Duration::ZERO);
         if token.is_some() && !flag.ended() {
             let now = self.0.clock.steady();
             let trouble = self.0.back_off.trouble(&address.id, now);
@@ -323,7 +324,7 @@ impl Cache {
         // The metadata is fetched before the lease is looked at: a slow discovery must not eat what the request needs.
         if let Err(error) = provider.ready().await {
             let asked_for = error.retry_after();
-            let pause = self.outage(permit, provider, &address, asked_for, Duration::ZERO);
+            let pause = self.outage(permit, provider, address.id, asked_for, Duration::ZERO);
             return (Err(error.with_retry_after(pause)), true);
         }
         let asked = Instant::now();
@@ -378,27 +379,27 @@ impl Cache {
             true => Duration::ZERO,
             false => left_of_lease.saturating_sub(asked.elapsed()),
         };
-        let pause = self.outage(permit, provider, &address, retry_after, at_least);
+        let pause = self.outage(permit, provider, address.id, retry_after, at_least);
         let error = answer.err().map(Error::from);
         let error = error.unwrap_or_else(|| put_off(pause));
         (Err(error.with_retry_after(pause)), known)
     }
 
     /// Notes that the provider is away; for how long this sign-in leaves it alone.
-    fn outage(
+    pub(super) fn outage(
         &self,
         permit: Permit<'_>,
         provider: &Provider,
-        address: &Address,
+        id: SignInId,
         retry_after: Option<Duration>,
         at_least: Duration,
     ) -> Duration {
-        if permit.failed(address.id, provider.clock().steady(), retry_after) {
+        if permit.failed(id, provider.clock().steady(), retry_after) {
             events::provider_outage(provider.issuer(), false);
         }
         let at_least = at_least.max(retry_after.unwrap_or_default());
         let now = self.0.clock.steady();
-        self.0.back_off.outage(address.id, now, at_least)
+        self.0.back_off.outage(id, now, at_least)
     }
 
     /// R30: the sign-in ends only if the refresh token that was refused is still the one in the store.

@@ -716,6 +716,50 @@ async fn a_refresh_names_scopes_and_resource_only_when_asked_to() {
     assert_eq!(answer.tokens.access_tokens()[0].resource(), api);
 }
 
+/// RFC 6749, section 4.4.
+#[tokio::test]
+async fn a_token_of_the_client_itself_is_asked_for_by_scopes_and_resource() {
+    let w = world(Fake::up());
+    w.fake.next_token_answer(ok(TOKENS));
+    w.provider.client_credentials(&[], None).await.unwrap();
+    let (request, fields) = w.fake.last_form();
+    assert_eq!(request.uri(), "https://op.example.com/token");
+    assert!(request.headers().contains_key(header::AUTHORIZATION));
+    assert_eq!(fields.len(), 1, "nothing else is sent");
+    assert_eq!(form(&fields, "grant_type"), Some("client_credentials"));
+
+    let w = world_with(Fake::up(), |b| {
+        b.client_secret("s").resource("https://default")
+    });
+    let api = Some("https://api");
+    for (resource, sent) in [(None, Some("https://default")), (api, api)] {
+        w.fake.next_token_answer(ok(TOKENS));
+        let answer = w.provider.client_credentials(&["a", "b"], resource).await;
+        let (_, fields) = w.fake.last_form();
+        assert_eq!(form(&fields, "scope"), Some("a b"));
+        assert_eq!(form(&fields, "resource"), sent);
+        let token = answer.unwrap().tokens.access_tokens()[0].clone();
+        assert_eq!(token.resource(), resource);
+    }
+}
+
+#[test]
+fn a_client_without_proof_is_a_public_one() {
+    let assertions = || ClientAuth::Assertion(Arc::new(Assertions(true)));
+    let proves = |set: &dyn Fn(ProviderBuilder) -> ProviderBuilder| {
+        world_with(Fake::up(), set).provider.proves_client()
+    };
+    assert!(!proves(&|b| b));
+    assert!(!proves(&|b| b
+        .client_secret("s")
+        .client_auth(ClientAuth::None)));
+    assert!(proves(&|b| b.client_secret("s")));
+    assert!(proves(&|b| b
+        .client_secret("s")
+        .client_auth(ClientAuth::SecretPost)));
+    assert!(proves(&|b| b.client_auth(assertions())));
+}
+
 #[derive(Debug)]
 struct Assertions(bool);
 

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use url::Url;
 use url::form_urlencoded::Serializer;
 
-use super::client_auth::AssertionAudience;
+use super::client_auth::{AssertionAudience, ClientAuth};
 use super::http::HttpError;
 use super::retry_after::retry_after;
 use super::{Metadata, Provider, Unavailable};
@@ -182,6 +182,26 @@ impl Provider {
         self.token_request(&params, scopes, resource).await
     }
 
+    /// Asks for a token of the client itself (section 4.4). Only for a client [with a proof](Self::proves_client).
+    ///
+    /// Without scopes the provider chooses; without a resource the token is for the configured one.
+    pub(crate) async fn client_credentials(
+        &self,
+        scopes: &[&str],
+        resource: Option<&str>,
+    ) -> Result<TokenAnswer, TokenError> {
+        let joined = scopes.join(" ");
+        let mut params = vec![("grant_type", "client_credentials")];
+        if !scopes.is_empty() {
+            params.push(("scope", &joined));
+        }
+        match resource {
+            Some(resource) => params.push(("resource", resource)),
+            None => params.extend(self.default_resource()),
+        }
+        self.token_request(&params, scopes, resource).await
+    }
+
     /// Any grant. `asked` and `resource` describe the access token of the answer where that does not.
     #[tracing::instrument(skip_all, fields(provider = self.name(), grant = grant_type(params)))]
     pub(crate) async fn token_request(
@@ -247,6 +267,11 @@ impl Provider {
             request.headers_mut().insert(header::AUTHORIZATION, header);
         }
         self.0.http.send(request).await
+    }
+
+    /// Whether this client is a confidential one (section 2.1): it has a secret or makes assertions.
+    pub(crate) fn proves_client(&self) -> bool {
+        !matches!(self.0.credentials.auth, ClientAuth::None)
     }
 
     fn default_resource(&self) -> Option<(&'static str, &str)> {

@@ -113,7 +113,9 @@ impl From<Error> for Failure {
             ErrorKind::InteractionRequired => "interaction_required",
             ErrorKind::Forbidden => "access_denied",
             ErrorKind::InvalidRequest => "invalid_request",
-            ErrorKind::Misconfigured | ErrorKind::Internal => "server_error",
+            ErrorKind::ApiUnavailable | ErrorKind::Misconfigured | ErrorKind::Internal => {
+                "server_error"
+            }
         };
         Self {
             retry_after: error.retry_after(),

@@ -30,8 +30,13 @@ pub(crate) fn ask_for(
 ) -> Option<String> {
     let core = current.core();
     let now = core.cache.clock().wall();
-    // Without the claims: a challenge may differ each time, and asking must end all the same.
-    let what = (&wanted.scopes, &wanted.resource);
+    // Without the claims themselves: a challenge may differ each time, and asking must end all the same.
+    let what = (
+        &wanted.issuer,
+        &wanted.scopes,
+        &wanted.resource,
+        wanted.is_step_up(),
+    );
     let parts = serde_json::to_vec(&what).ok()?;
     let tag = ClaimName::of("wanted", &[&parts]).to_string()[..12].to_owned();
     if core
@@ -80,8 +85,16 @@ pub(crate) struct StartQuery {
 }
 
 impl StartQuery {
+    /// What an API asks for goes before what a link asks for.
     pub(super) fn max_age(&self) -> Option<Duration> {
-        self.max_age.map(Duration::from_secs)
+        let wanted = self.wanted.as_ref().and_then(|wanted| wanted.max_age);
+        wanted.or(self.max_age).map(Duration::from_secs)
+    }
+
+    fn acr_values(&self) -> Option<&str> {
+        let wanted = self.wanted.as_ref();
+        let wanted = wanted.and_then(|wanted| wanted.acr_values.as_deref());
+        wanted.or(self.acr_values.as_deref())
     }
 
     /// Whether the provider was asked for a fresh login.
@@ -129,9 +142,20 @@ pub(crate) async fn start(
     query: StartQuery,
 ) -> Result<String, Failure> {
     let core = current.core();
-    let provider = core
-        .provider_named(query.provider.as_deref())
-        .ok_or_else(|| Failure::bad_request("unknown_provider"))?;
+    let mut query = query;
+    query.wanted = query.want.as_deref().and_then(|tag| {
+        let now = core.cache.clock().wall();
+        core.vault.open(headers, WANTED, tag, now)
+    });
+    // A step-up is for the account that was lacking, whose provider need not be the first one.
+    let wanted = query.wanted.as_ref();
+    let of_account = wanted.and_then(|wanted| core.cache.provider(wanted.issuer.as_deref()?));
+    let provider = match (&query.provider, of_account) {
+        (None, Some(provider)) => provider,
+        (named, _) => core
+            .provider_named(named.as_deref())
+            .ok_or_else(|| Failure::bad_request("unknown_provider"))?,
+    };
     let target = match &query.return_to {
         None => None,
         Some(wanted) => Some(
@@ -139,7 +163,6 @@ pub(crate) async fn start(
                 .ok_or_else(|| Failure::bad_request("return_to_not_allowed"))?,
         ),
     };
-    let mut query = query;
     if must_ask(current, headers, provider.issuer()).await {
         // R8: the sign-out at the provider may not have happened, so its session must not sign this user in again
         // unasked, whatever else the provider is to ask.
@@ -149,10 +172,6 @@ pub(crate) async fn start(
         }
         query.prompt = Some(prompt::merged(&own, "login").into_owned());
     }
-    query.wanted = query.want.as_deref().and_then(|tag| {
-        let now = core.cache.clock().wall();
-        core.vault.open(headers, WANTED, tag, now)
-    });
     send(current, headers, provider, target, query, false).await
 }
 
@@ -217,7 +236,7 @@ async fn send(
             prompt: query.prompt.as_deref(),
             max_age: query.max_age(),
             login_hint: query.login_hint.as_deref(),
-            acr_values: query.acr_values.as_deref(),
+            acr_values: query.acr_values(),
             ui_locales: query.ui_locales.as_deref(),
             claims: wanted.claims.as_deref(),
             scopes: &query.scopes(),

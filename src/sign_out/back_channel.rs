@@ -88,7 +88,9 @@ pub(crate) fn logout_token_of(headers: &HeaderMap, body: Option<&[u8]>) -> Resul
 /// One field of a form. What has nothing to decode, as a token never has, is taken as it stands: the decoder goes through it byte
 /// by byte several times.
 fn field(text: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
-    if text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+    // Without a way out of the loop, many bytes are looked at in one go.
+    let encoded = |found, byte| found | matches!(byte, b'%' | b'+');
+    if text.bytes().fold(false, encoded) {
         return url::form_urlencoded::parse(text.as_bytes()).next();
     }
     let (name, value) = text.split_once('=').unwrap_or((text, ""));

@@ -7,18 +7,23 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum_signout::TokenSet;
 use axum_signout::clock::{Clock, ManualClock, Timestamp};
-use axum_signout::testing::{TestClient, TestProvider};
+use axum_signout::testing::{SigningAlg, TestClient, TestProvider};
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::Random;
+use crate::ledger::Ledger;
 
 pub const ISSUER: &str = "https://provider.example";
 
 /// What is left of the cache's lease, at least, when it sends: the time-out and five seconds.
 const LEASE: Duration = Duration::from_secs(15);
+
+/// So long before a token's end who wants it waits for the next one; a refresh before that is ahead of time.
+const MARGIN: Duration = Duration::from_secs(60);
 
 /// The keys of a provider that exists, so that ours has some that can be read and signed with.
 pub struct Keys {
@@ -31,7 +36,7 @@ impl Keys {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let signer = TestProvider::start().await;
-            signer.add_client(TestClient::new("app"));
+            signer.add_client(TestClient::new("app").signing_alg(SigningAlg::Es256));
             let http = reqwest::Client::builder().no_proxy().build().unwrap();
             let answer = http.get(signer.url("/jwks")).send().await.unwrap();
             let published = answer.bytes().await.unwrap().to_vec();
@@ -69,6 +74,7 @@ pub struct Mock(pub Arc<Mutex<State>>);
 
 pub struct State {
     clock: Arc<ManualClock>,
+    ledger: Arc<Mutex<Ledger>>,
     keys: Vec<u8>,
     grants: Vec<Grant>,
     /// Which grant a token belongs to.
@@ -81,13 +87,12 @@ pub struct State {
     pub revocation_busy: usize,
     pub random: Random,
     pub violations: Vec<String>,
-    pub refreshes: usize,
     next: usize,
 }
 
 pub struct Call {
     id: usize,
-    refresh_token: String,
+    pub refresh_token: String,
     scope: String,
     answer: oneshot::Sender<Result<HttpResponse, Broken>>,
 }
@@ -106,6 +111,18 @@ struct Grant {
     held: String,
     /// Access tokens that the cache was told of, by the scopes that were asked for, in order.
     access: BTreeMap<String, Vec<String>>,
+    /// When the sign-in's own access token, the last of them, ends.
+    end: Timestamp,
+    /// The turn in which the answer that brought a token was read.
+    read: BTreeMap<String, u64>,
+}
+
+impl Grant {
+    /// What the cache has or had, but for what was replaced.
+    fn latest(&self) -> impl Iterator<Item = &String> {
+        let access = self.access.values().filter_map(|all| all.last());
+        std::iter::once(&self.held).chain(access)
+    }
 }
 
 #[derive(Debug)]
@@ -120,9 +137,15 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 impl Mock {
-    pub fn new(clock: Arc<ManualClock>, keys: &[u8], random: Random) -> Self {
+    pub fn new(
+        clock: Arc<ManualClock>,
+        ledger: Arc<Mutex<Ledger>>,
+        keys: &[u8],
+        random: Random,
+    ) -> Self {
         Self(Arc::new(Mutex::new(State {
             clock,
+            ledger,
             keys: keys.to_vec(),
             grants: Vec::new(),
             of: BTreeMap::new(),
@@ -132,14 +155,14 @@ impl Mock {
             revocation_busy: 0,
             random,
             violations: Vec::new(),
-            refreshes: 0,
             next: 0,
         })))
     }
 
-    /// A new grant: its refresh token and its access token.
-    pub fn grant(&self) -> (String, String) {
+    /// A new grant: its refresh token and its access token, which lasts for so long.
+    pub fn grant(&self, lifetime: Duration) -> (String, String) {
         let mut state = self.0.lock().unwrap();
+        let end = state.clock.wall().plus(lifetime);
         let at = state.grants.len();
         let (refresh, access) = (format!("r{at}.0"), format!("a{at}.0"));
         state.of.insert(refresh.clone(), at);
@@ -148,9 +171,15 @@ impl Mock {
             current: refresh.clone(),
             held: refresh.clone(),
             access: [(String::new(), vec![access.clone()])].into(),
+            end,
             ..Grant::default()
         });
         (refresh, access)
+    }
+
+    pub fn happened(&self, what: &'static str) {
+        let state = self.0.lock().unwrap();
+        state.ledger.lock().unwrap().happened(what);
     }
 
     /// Which grant an access token belongs to.
@@ -181,26 +210,42 @@ impl Mock {
             if but.contains(&at) {
                 continue;
             }
-            if !state.revoked.contains(&grant.held) {
-                forgotten.push(grant.held.clone());
-            }
-            // Those before were replaced by it.
-            let last = grant.access.values().filter_map(|all| all.last());
-            forgotten.extend(
-                last.filter(|token| !state.revoked.contains(*token))
-                    .cloned(),
-            );
+            let left = grant.latest().filter(|one| !state.revoked.contains(*one));
+            forgotten.extend(left.cloned());
         }
         forgotten
+    }
+
+    /// Tokens of a grant whose answer was read, and that are neither in the sign-in's entry nor in the outbox nor revoked, nor on
+    /// their way there.
+    pub fn astray(&self, grant: usize, entry: Option<&TokenSet>) -> Vec<String> {
+        let state = self.0.lock().unwrap();
+        let ledger = state.ledger.lock().unwrap();
+        let held = |token: &str| {
+            entry.is_some_and(|tokens| {
+                let refresh = tokens.refresh_token().map(|token| token.secret());
+                let mut access = tokens.access_tokens().iter();
+                refresh == Some(token) || access.any(|one| one.secret() == token)
+            })
+        };
+        let grant = &state.grants[grant];
+        let astray = grant.latest().filter(|token| {
+            let under_way = grant.read.get(*token);
+            let under_way = under_way.is_some_and(|read| ledger.may_be_under_way_since(*read));
+            !(under_way
+                || held(token)
+                || ledger.outbox.contains(*token)
+                || state.revoked.contains(*token))
+        });
+        astray.cloned().collect()
     }
 }
 
 impl State {
-    fn arrive(&mut self, refresh_token: &str) -> usize {
+    fn arrive(&mut self, refresh_token: &str, scope: &str) -> usize {
         self.next += 1;
-        self.refreshes += 1;
         let id = self.next;
-        let now = self.clock.steady();
+        let (now, wall) = (self.clock.steady(), self.clock.wall());
         let grant = &mut self.grants[self.of[refresh_token]];
         if grant.in_flight.is_some() {
             self.violations
@@ -216,8 +261,14 @@ impl State {
             self.violations
                 .push(format!("{refresh_token} was sent again within its lease"));
         }
+        let ahead = scope.is_empty() && wall.plus(MARGIN) < grant.end;
         grant.in_flight = Some(id);
         grant.unheard.insert(refresh_token.to_owned(), now);
+        let mut ledger = self.ledger.lock().unwrap();
+        ledger.happened("a refresh");
+        if ahead {
+            ledger.happened("a refresh ahead of time");
+        }
         id
     }
 
@@ -249,10 +300,11 @@ impl State {
                 _ => Ok(response(400, &json!({ "error": "invalid_grant" }))),
             };
         }
+        let lifetime = [61, 500, 500, 3600][self.random.below(4)];
         let mut answer = json!({
             "access_token": access,
             "token_type": "Bearer",
-            "expires_in": if self.random.percent(50) { 61 } else { 3600 },
+            "expires_in": lifetime,
         });
         if !scope.is_empty() {
             answer["scope"] = scope.into();
@@ -276,6 +328,8 @@ impl State {
     fn heard(&mut self, refresh_token: &str, scope: &str, answer: &Result<HttpResponse, Broken>) {
         let Ok(answer) = answer else { return };
         let at = self.of[refresh_token];
+        let turn = self.ledger.lock().unwrap().turn;
+        let now = self.clock.wall();
         let grant = &mut self.grants[at];
         let Ok(body) = serde_json::from_slice::<serde_json::Value>(answer.body()) else {
             return;
@@ -295,10 +349,16 @@ impl State {
             Some(rotated) => {
                 grant.answered.insert(refresh_token.to_owned());
                 grant.held = rotated.to_owned();
+                grant.read.insert(rotated.to_owned(), turn);
             }
             None => drop(grant.unheard.remove(refresh_token)),
         }
         let access = body["access_token"].as_str().unwrap().to_owned();
+        grant.read.insert(access.clone(), turn);
+        if scope.is_empty() {
+            let lifetime = body["expires_in"].as_u64().unwrap();
+            grant.end = now.plus(Duration::from_secs(lifetime));
+        }
         grant
             .access
             .entry(scope.to_owned())
@@ -372,7 +432,7 @@ impl Mock {
     async fn refresh(&self, refresh_token: String, scope: String) -> Result<HttpResponse, Broken> {
         let (guard, answer) = {
             let mut state = self.0.lock().unwrap();
-            let id = state.arrive(&refresh_token);
+            let id = state.arrive(&refresh_token, &scope);
             let guard = InFlight {
                 state: self.0.clone(),
                 refresh_token: refresh_token.clone(),

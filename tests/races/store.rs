@@ -1,5 +1,7 @@
 //! The memory store with answers that take their time, and fail where the schedule wants that.
 
+use std::fmt;
+use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,65 +18,194 @@ use axum_signout::{
 };
 
 use crate::Random;
+use crate::gates::{Fate, Gates};
+use crate::ledger::Ledger;
 
-#[derive(Debug)]
+/// Who says how long a call takes and whether it fails.
+pub enum Pace {
+    Chance {
+        random: Random,
+        /// In percent, of the calls that may fail.
+        failing: usize,
+    },
+    /// A schedule that looks at every order.
+    Chosen(Arc<Gates>),
+}
+
 pub struct RacyStore {
     pub inner: Arc<MemoryTokenStore>,
     pub shared: bool,
-    pub random: Mutex<Random>,
-    /// In percent, of the calls that may fail.
-    pub failing: Mutex<usize>,
+    pub pace: Mutex<Pace>,
+    pub ledger: Arc<Mutex<Ledger>>,
     /// Where sign-ins were put.
     pub created: Mutex<Vec<Address>>,
 }
 
-enum Fate {
-    Fine,
-    NotReached,
-    AnswerLost,
+impl fmt::Debug for RacyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RacyStore")
+    }
+}
+
+/// How long one call takes on both ways, and what becomes of it.
+struct Passage {
+    fate: Fate,
+    turns: [usize; 2],
+    gates: Option<Arc<Gates>>,
+}
+
+impl Passage {
+    async fn there(&mut self, call: &'static str, may_fail: bool) {
+        match &self.gates {
+            Some(gates) => self.fate = gates.pass(call, may_fail).await,
+            None => pause(self.turns[0]).await,
+        }
+    }
+
+    async fn back(&self, call: &'static str) {
+        match &self.gates {
+            Some(gates) => drop(gates.pass(call, false).await),
+            None => pause(self.turns[1]).await,
+        }
+    }
+}
+
+async fn pause(turns: usize) {
+    for _ in 0..turns {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Counts a call for as long as it is made. One that is given up has failed, for whoever made it.
+struct Calling {
+    ledger: Arc<Mutex<Ledger>>,
+    call: &'static str,
+    answered: bool,
+}
+
+/// The calls that tokens take on their way from an answer into the store.
+const OF_AN_ANSWER: [&str; 4] = ["register", "replace_if", "get", "outbox_put"];
+
+impl Calling {
+    fn new(ledger: &Arc<Mutex<Ledger>>, call: &'static str) -> Self {
+        ledger.lock().unwrap().calls += 1;
+        Self {
+            ledger: ledger.clone(),
+            call,
+            answered: false,
+        }
+    }
+
+    fn end(mut self, fate: Fate) {
+        self.answered = fate == Fate::Fine;
+    }
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        // A schedule that has failed is unwinding.
+        let Ok(mut ledger) = self.ledger.lock() else {
+            return;
+        };
+        ledger.calls -= 1;
+        if !self.answered {
+            tracing::debug!(self.call, "failed or given up");
+            if OF_AN_ANSWER.contains(&self.call) {
+                ledger.store_failed = Some(ledger.turn);
+            }
+            ledger.happened("a call of the store that failed");
+        }
+    }
 }
 
 impl RacyStore {
-    async fn pause(&self) {
-        let turns = self.random.lock().unwrap().below(4);
-        for _ in 0..turns {
-            tokio::task::yield_now().await;
+    /// In percent, of the calls that may fail.
+    pub fn fail(&self, percent: usize) {
+        if let Pace::Chance { failing, .. } = &mut *self.pace.lock().unwrap() {
+            *failing = percent;
         }
     }
 
-    fn fate(&self) -> Fate {
-        let chance = *self.failing.lock().unwrap();
-        let mut random = self.random.lock().unwrap();
-        match (random.percent(chance), random.percent(50)) {
-            (false, _) => Fate::Fine,
-            (true, true) => Fate::NotReached,
-            (true, false) => Fate::AnswerLost,
+    fn passage(&self, may_fail: bool) -> Passage {
+        match &mut *self.pace.lock().unwrap() {
+            Pace::Chosen(gates) => Passage {
+                fate: Fate::Fine,
+                turns: [0; 2],
+                gates: Some(gates.clone()),
+            },
+            Pace::Chance { random, failing } => {
+                let failing = if may_fail { *failing } else { 0 };
+                let fate = match (random.percent(failing), random.percent(50)) {
+                    (false, _) => Fate::Fine,
+                    (true, true) => Fate::NotReached,
+                    (true, false) => Fate::AnswerLost,
+                };
+                Passage {
+                    fate,
+                    turns: [random.below(4), random.below(4)],
+                    gates: None,
+                }
+            }
         }
     }
 
-    /// A call that takes its time on both ways.
-    async fn slow<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
-        self.pause().await;
-        let answer = call.await;
-        self.pause().await;
-        answer
-    }
-
-    async fn risky<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
-        let fate = self.fate();
-        if matches!(fate, Fate::NotReached) {
-            self.pause().await;
-            return Err(StoreError::new(StoreErrorKind::Unavailable, "not reached"));
-        }
-        let answer = self.slow(call).await;
-        match fate {
+    async fn call<T>(
+        &self,
+        name: &'static str,
+        may_fail: bool,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let calling = Calling::new(&self.ledger, name);
+        let mut passage = self.passage(may_fail);
+        passage.there(name, may_fail).await;
+        let answer = match passage.fate {
+            Fate::NotReached => Err(StoreError::new(StoreErrorKind::Unavailable, "not reached")),
+            _ => call.await,
+        };
+        passage.back(name).await;
+        calling.end(passage.fate);
+        tracing::debug!(name, fate = ?passage.fate, "answered");
+        match passage.fate {
             Fate::AnswerLost => Err(StoreError::new(StoreErrorKind::Unknown, "answer lost")),
             _ => answer,
         }
     }
-}
 
-use std::future::Future;
+    /// A call that takes its time on both ways.
+    async fn slow<T>(
+        &self,
+        name: &'static str,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.call(name, false, call).await
+    }
+
+    /// One that may also fail.
+    async fn risky<T>(
+        &self,
+        name: &'static str,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.call(name, true, call).await
+    }
+
+    /// Notes what leaves at the moment when it does.
+    pub async fn taking_out(
+        &self,
+        call: impl Future<Output = Result<Vec<Removed>>>,
+    ) -> Result<Vec<Removed>> {
+        let removed = call.await?;
+        let mut ledger = self.ledger.lock().unwrap();
+        for one in &removed {
+            ledger.left.insert(one.address.id, one.cause);
+            ledger.happened(one.cause.as_str());
+            if one.to_revoke {
+                ledger.retained(&one.entry.tokens);
+            }
+        }
+        Ok(removed)
+    }
+}
 
 #[async_trait]
 impl TokenStore for RacyStore {
@@ -83,7 +214,7 @@ impl TokenStore for RacyStore {
     }
 
     async fn now(&self) -> Result<Timestamp> {
-        self.slow(self.inner.now()).await
+        self.slow("now", self.inner.now()).await
     }
 
     async fn register(
@@ -92,12 +223,13 @@ impl TokenStore for RacyStore {
         address: &Address,
         started: &Started,
     ) -> Result<Registered> {
-        self.risky(self.inner.register(selector, address, started))
+        self.risky("register", self.inner.register(selector, address, started))
             .await
     }
 
     async fn unregister(&self, selector: &Selector, address: &Address) -> Result<()> {
-        self.slow(self.inner.unregister(selector, address)).await
+        self.slow("unregister", self.inner.unregister(selector, address))
+            .await
     }
 
     async fn create(
@@ -108,20 +240,23 @@ impl TokenStore for RacyStore {
         removal: &Removal,
     ) -> Result<Created> {
         self.created.lock().unwrap().push(locator.address);
-        self.risky(self.inner.create(locator, entry, started, removal))
-            .await
+        self.risky(
+            "create",
+            self.inner.create(locator, entry, started, removal),
+        )
+        .await
     }
 
     async fn load(&self, locators: &[Locator]) -> Result<Vec<Lookup>> {
-        self.risky(self.inner.load(locators)).await
+        self.risky("load", self.inner.load(locators)).await
     }
 
     async fn get(&self, address: &Address) -> Result<Lookup> {
-        self.risky(self.inner.get(address)).await
+        self.risky("get", self.inner.get(address)).await
     }
 
     async fn touch(&self, address: &Address) -> Result<bool> {
-        self.risky(self.inner.touch(address)).await
+        self.risky("touch", self.inner.touch(address)).await
     }
 
     async fn replace_if(
@@ -131,53 +266,70 @@ impl TokenStore for RacyStore {
         entry: Arc<Entry>,
         operation: OperationId,
     ) -> Result<Replaced> {
-        self.risky(self.inner.replace_if(address, generation, entry, operation))
-            .await
+        self.risky(
+            "replace_if",
+            self.inner.replace_if(address, generation, entry, operation),
+        )
+        .await
     }
 
     async fn rekey(&self, locator: &Locator, new_key: &KeyHash) -> Result<bool> {
-        self.risky(self.inner.rekey(locator, new_key)).await
+        self.risky("rekey", self.inner.rekey(locator, new_key))
+            .await
     }
 
     async fn remove(&self, target: &Target, removal: &Removal) -> Result<Vec<Removed>> {
-        self.risky(self.inner.remove(target, removal)).await
+        self.risky(
+            "remove",
+            self.taking_out(self.inner.remove(target, removal)),
+        )
+        .await
     }
 
     async fn close(&self, selector: &Selector, removal: &Removal) -> Result<Vec<Address>> {
-        self.risky(self.inner.close(selector, removal)).await
+        self.risky("close", self.inner.close(selector, removal))
+            .await
     }
 
     async fn members(&self, selector: &Selector) -> Result<Vec<Address>> {
-        self.slow(self.inner.members(selector)).await
+        self.slow("members", self.inner.members(selector)).await
     }
 
     async fn list(&self, account: &AccountHash) -> Result<Vec<SignInInfo>> {
-        self.risky(self.inner.list(account)).await
+        self.risky("list", self.inner.list(account)).await
     }
 
     async fn claim(&self, name: &ClaimName, holder: OperationId, hold: Duration) -> Result<Claim> {
-        self.risky(self.inner.claim(name, holder, hold)).await
+        self.risky("claim", self.inner.claim(name, holder, hold))
+            .await
     }
 
     async fn settle(&self, name: &ClaimName, holder: OperationId, keep: Duration) -> Result<bool> {
-        self.risky(self.inner.settle(name, holder, keep)).await
+        self.risky("settle", self.inner.settle(name, holder, keep))
+            .await
     }
 
     async fn release(&self, name: &ClaimName, holder: OperationId) -> Result<()> {
-        self.risky(self.inner.release(name, holder)).await
+        self.risky("release", self.inner.release(name, holder))
+            .await
     }
 
     async fn lease(&self, name: &ClaimName, holder: OperationId, hold: Duration) -> Result<Lease> {
-        self.risky(self.inner.lease(name, holder, hold)).await
+        self.risky("lease", self.inner.lease(name, holder, hold))
+            .await
     }
 
     async fn end_lease(&self, name: &ClaimName, holder: OperationId) -> Result<()> {
-        self.risky(self.inner.end_lease(name, holder)).await
+        self.risky("end_lease", self.inner.end_lease(name, holder))
+            .await
     }
 
     async fn put_downstream(&self, address: &Address, downstream: Downstream) -> Result<bool> {
-        self.risky(self.inner.put_downstream(address, downstream))
-            .await
+        self.risky(
+            "put_downstream",
+            self.inner.put_downstream(address, downstream),
+        )
+        .await
     }
 
     async fn get_downstream(
@@ -185,12 +337,14 @@ impl TokenStore for RacyStore {
         address: &Address,
         name: &DownstreamName,
     ) -> Result<Option<AccessToken>> {
-        self.risky(self.inner.get_downstream(address, name)).await
+        self.risky("get_downstream", self.inner.get_downstream(address, name))
+            .await
     }
 
     async fn due(&self, removal: &Removal) -> Result<Vec<Removed>> {
         // One whose answer is lost takes its sign-ins along, until the same is asked again.
-        self.slow(self.inner.due(removal)).await
+        self.slow("due", self.taking_out(self.inner.due(removal)))
+            .await
     }
 
     async fn outbox_put(
@@ -200,20 +354,29 @@ impl TokenStore for RacyStore {
         retained: RetainedTokens,
     ) -> Result<()> {
         // Tokens that cannot even be put there are lost, and said to be.
-        self.slow(self.inner.outbox_put(id, account, retained))
-            .await
+        self.slow("outbox_put", async {
+            self.ledger.lock().unwrap().discarded(&retained.tokens);
+            self.inner.outbox_put(id, account, retained).await
+        })
+        .await
     }
 
     async fn outbox_take(&self, holder: OperationId, hold: Duration) -> Result<Vec<OutboxItem>> {
-        self.risky(self.inner.outbox_take(holder, hold)).await
+        self.risky("outbox_take", self.inner.outbox_take(holder, hold))
+            .await
     }
 
     async fn outbox_done(&self, item: &OutboxItem) -> Result<()> {
-        self.risky(self.inner.outbox_done(item)).await
+        self.risky("outbox_done", async {
+            self.ledger.lock().unwrap().done(&item.retained);
+            self.inner.outbox_done(item).await
+        })
+        .await
     }
 
     async fn outbox_retry(&self, item: &OutboxItem, after: Duration) -> Result<()> {
-        self.risky(self.inner.outbox_retry(item, after)).await
+        self.risky("outbox_retry", self.inner.outbox_retry(item, after))
+            .await
     }
 
     async fn stats(&self) -> Result<StoreStats> {

@@ -288,71 +288,85 @@ async fn a_refusal_of_what_another_node_has_replaced_is_read_again_r30() {
     assert_eq!(world.refreshes(), 1);
 }
 
-/// What `acquire` answers, with a token that is still valid and without; whether the provider is asked again at once; and what
-/// becomes of the sign-in when the pause is over and the provider is well.
+/// When the refresh that meets the fault is made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum When {
+    /// Behind the request, long before the token ends.
+    Ahead,
+    /// In the last minute of the token.
+    InTheMargin,
+    Expired,
+}
+
+/// What becomes of the sign-in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Then {
+    /// It goes on.
+    Stays,
+    /// It ends with the next refresh: the provider rotated the refresh token in the answer that was lost.
+    EndsWithTheNext,
+    EndsAtOnce,
+}
+
+/// What `acquire` answers, with a token that is still valid and without; whether the provider is asked again at once; what
+/// becomes of the sign-in when the pause is over and the provider is well; and that no token is left alive after its end.
 #[tokio::test]
 async fn whatever_the_provider_answers_a_valid_token_is_served_and_the_sign_in_stays_r30() {
-    use ErrorKind::{ProviderRejected, ProviderUnavailable};
-    struct Row {
-        name: &'static str,
-        fault: Fault,
-        without: ErrorKind,
-        /// Nothing was used up: the next attempt may be made as soon as the pause is over.
-        pause: u64,
-        stays: bool,
-    }
-    let row = |name, fault, without, pause, stays| Row {
-        name,
-        fault,
-        without,
-        pause,
-        stays,
-    };
-    let late = Fault::Delay(30 * SECOND);
-    let rows = [
-        row("after 30 s", late, ProviderUnavailable, 31, true),
-        row("closed", Fault::Drop, ProviderUnavailable, 31, true),
-        row(
+    use ErrorKind::{NotSignedIn, ProviderRejected, ProviderUnavailable};
+    use Then::{EndsAtOnce, EndsWithTheNext, Stays};
+    type Row = (&'static str, Fault, ErrorKind, u64, Then);
+    let rows: [Row; 10] = [
+        // Name, fault, what is answered without a token, the longest pause in seconds, and what follows.
+        (
+            "after 30 s",
+            Fault::Delay(30 * SECOND),
+            ProviderUnavailable,
+            31,
+            Stays,
+        ),
+        ("closed", Fault::Drop, ProviderUnavailable, 31, Stays),
+        (
             "closed midway",
             Fault::DropMidway,
             ProviderUnavailable,
             31,
-            false,
+            EndsWithTheNext,
         ),
-        row("500", Fault::Status(500), ProviderUnavailable, 31, true),
-        row("502", Fault::Status(502), ProviderUnavailable, 31, true),
-        row(
+        ("500", Fault::Status(500), ProviderUnavailable, 31, Stays),
+        ("502", Fault::Status(502), ProviderUnavailable, 31, Stays),
+        (
             "503",
             Fault::StatusRetryAfter(503, 3),
             ProviderUnavailable,
             3,
-            true,
+            Stays,
         ),
-        row(
+        (
             "429",
             Fault::StatusRetryAfter(429, 9),
             ProviderUnavailable,
             9,
-            true,
+            Stays,
         ),
-        row("garbage", Fault::Garbage, ProviderRejected, 31, true),
-        row(
+        ("garbage", Fault::Garbage, ProviderRejected, 31, Stays),
+        (
             "a megabyte of JSON",
             Fault::Huge,
             ProviderRejected,
             31,
-            false,
+            EndsWithTheNext,
+        ),
+        (
+            "invalid_grant once",
+            Fault::invalid_grant(),
+            NotSignedIn,
+            0,
+            EndsAtOnce,
         ),
     ];
-    for Row {
-        name,
-        fault,
-        without,
-        pause,
-        stays,
-    } in rows
-    {
-        for valid in [true, false] {
+    for (name, fault, without, pause, then) in rows {
+        for when in [When::Ahead, When::InTheMargin, When::Expired] {
+            let case = format!("{name}, {when:?}");
             let limit = Duration::from_secs(if name == "after 30 s" { 2 } else { 10 });
             let setup = Setup::new().provider(move |provider| provider.timeout(limit));
             let world = World::start(TestProvider::builder(), setup, |auth| auth).await;
@@ -360,43 +374,86 @@ async fn whatever_the_provider_answers_a_valid_token_is_served_and_the_sign_in_s
             let first = acquire(&world.tokens(&browser).await).await.unwrap();
             let fault = fault.clone();
             world.provider.faults().once(Endpoint::Refresh, fault);
-            world.advance(if valid { 3545 } else { 3601 } * SECOND);
-            for attempt in 0..5 {
-                let answer = acquire(&world.tokens(&browser).await).await;
-                match answer {
-                    Ok(token) if valid => assert_eq!(token.secret(), first.secret(), "{name}"),
-                    Err(error) if !valid && attempt == 0 => {
-                        assert_eq!(error.kind(), without, "{name}");
-                    }
-                    Err(error) if !valid => {
-                        assert_eq!(error.kind(), ProviderUnavailable, "{name}");
-                        assert!(
-                            error.retry_after().unwrap() <= Duration::from_secs(pause),
-                            "{name}"
-                        );
-                    }
-                    other => panic!("{name}: {other:?}"),
+            world.advance(
+                SECOND
+                    * match when {
+                        When::Ahead => 3300,
+                        When::InTheMargin => 3545,
+                        When::Expired => 3601,
+                    },
+            );
+            let valid = when != When::Expired;
+            if when == When::Ahead {
+                let served = acquire(&world.tokens(&browser).await).await.unwrap();
+                assert_eq!(served.secret(), first.secret(), "{case}: nobody waits");
+                let begin = Instant::now();
+                let over = || struck(&world) > 0;
+                while !over() || (then == EndsAtOnce && world.sign_ins().await > 0) {
+                    assert!(begin.elapsed() < 20 * SECOND, "{case}");
+                    tokio::task::yield_now().await;
                 }
             }
-            assert_eq!(struck(&world), 1, "{name}");
-            assert!(world.refreshes() <= 1 && world.reuses() == 0, "{name}");
-            assert_eq!(world.sign_ins().await, 1, "{name}");
-            assert!(world.app.seen().is_empty(), "{name}");
-
-            // Past the token's end in any case.
-            world.advance(60 * SECOND);
-            let after = acquire(&world.tokens(&browser).await).await;
-            if stays {
-                assert_ne!(after.unwrap().secret(), first.secret(), "{name}");
-                assert_eq!((world.refreshes(), world.reuses()), (1, 0), "{name}");
-                assert_eq!(world.sign_ins().await, 1, "{name}");
-            } else {
-                // The provider rotated the refresh token in the answer that was lost.
-                assert_eq!(kind(after), ErrorKind::NotSignedIn, "{name}");
-                assert_eq!(world.reuses(), 1, "{name}");
-                world.finish().await;
-                assert_eq!(world.app.seen()[0].cause, Cause::RefreshRejected, "{name}");
+            for attempt in 0..5 {
+                if then == EndsAtOnce && (attempt > 0 || when == When::Ahead) {
+                    world.assert_signed_out(&mut browser.clone()).await;
+                    break;
+                }
+                let answer = acquire(&world.tokens(&browser).await).await;
+                match answer {
+                    Ok(token) if valid && then != EndsAtOnce => {
+                        assert_eq!(token.secret(), first.secret(), "{case}");
+                    }
+                    Err(error) if attempt == 0 && (!valid || then == EndsAtOnce) => {
+                        assert_eq!(error.kind(), without, "{case}");
+                    }
+                    Err(error) if !valid => {
+                        assert_eq!(error.kind(), ProviderUnavailable, "{case}");
+                        let left = error.retry_after().unwrap();
+                        assert!(left <= Duration::from_secs(pause), "{case}");
+                    }
+                    other => panic!("{case}: {other:?}"),
+                }
             }
+            assert_eq!(struck(&world), 1, "{case}");
+            assert!(world.refreshes() <= 1 && world.reuses() == 0, "{case}");
+
+            if then != EndsAtOnce {
+                assert_eq!(world.sign_ins().await, 1, "{case}");
+                assert!(world.app.seen().is_empty(), "{case}");
+                // Past the token's end in any case.
+                world.advance(400 * SECOND);
+                let mut after = acquire(&world.tokens(&browser).await).await;
+                if when == When::Ahead && after.as_ref().is_err_and(|one| one.kind() == without) {
+                    // It has just waited for the first attempt, behind which nobody was.
+                    world.advance(60 * SECOND);
+                    after = acquire(&world.tokens(&browser).await).await;
+                }
+                match then {
+                    Stays => assert_ne!(after.unwrap().secret(), first.secret(), "{case}"),
+                    _ => assert_eq!(kind(after), NotSignedIn, "{case}"),
+                }
+            }
+            let counts = (world.refreshes(), world.reuses());
+            match then {
+                Stays => {
+                    assert_eq!(counts, (1, 0), "{case}");
+                    assert_eq!(world.sign_ins().await, 1, "{case}");
+                    world.app.sign_out(&browser, &[]).await;
+                }
+                EndsWithTheNext => assert_eq!(counts, (1, 1), "{case}"),
+                EndsAtOnce => assert_eq!(counts, (0, 0), "{case}"),
+            }
+            assert_eq!(world.sign_ins().await, 0, "{case}");
+            world.finish().await;
+            let seen = world.app.seen();
+            let cause = match then {
+                Stays => Cause::UserSignOut,
+                _ => Cause::RefreshRejected,
+            };
+            assert_eq!((seen.len(), seen[0].cause), (1, cause), "{case}");
+            let secrets = world.provider.secrets();
+            let alive = secrets.iter().filter(|one| world.provider.is_active(one));
+            assert_eq!(alive.count(), 0, "{case}: lost tokens");
         }
     }
 }

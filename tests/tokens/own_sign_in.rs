@@ -12,6 +12,7 @@ use axum_signout::{
     TokenSet,
 };
 use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tower_sessions::Session;
 
@@ -32,8 +33,10 @@ async fn own(desk: Extension<Desk>, auth: Auth, session: Session) {
     let answer = match auth.sign_in(&session, ticket, account, tokens).await {
         Ok(_) => {
             let held: String = session.get("axum-signout").await.unwrap().unwrap();
-            let latest = held.rsplit('.').nth(2).unwrap();
-            Ok(AccountHash::parse(latest).unwrap())
+            let held = URL_SAFE_NO_PAD.decode(&held[2..]).unwrap();
+            // The latest: account, name and key.
+            let account = held[held.len() - 80..].first_chunk().unwrap();
+            Ok(AccountHash::from_bytes(*account))
         }
         Err(error) => Err(error.kind()),
     };

@@ -15,7 +15,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use axum_signout::clock::{Clock, SystemClock};
 use axum_signout::testing::{TestClient, TestProvider};
-use axum_signout::{Auth, LongUrl, Provider, SignOutReport, Tokens};
+use axum_signout::{Api, Auth, LongUrl, Provider, SignOutReport, Tokens};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -50,12 +50,6 @@ pub struct Spa {
     serving: [JoinHandle<()>; 2],
 }
 
-#[derive(Clone)]
-struct Api {
-    orders: String,
-    http: reqwest::Client,
-}
-
 impl Spa {
     pub async fn start(options: Options) -> Result<Self, Box<dyn Error>> {
         let listener = TcpListener::bind(options.bind).await?;
@@ -69,10 +63,7 @@ impl Spa {
             .start()
             .await;
         let for_api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let api = Api {
-            orders: format!("http://{}/orders", for_api.local_addr()?),
-            http: reqwest::Client::builder().no_proxy().build()?,
-        };
+        let api = Api::builder(format!("http://{}", for_api.local_addr()?)).build()?;
         let resource_server = api::router(test_provider.url("/introspect"))?;
 
         let provider = Provider::discover(test_provider.issuer(), CLIENT_ID)
@@ -162,13 +153,8 @@ struct Orders {
 
 /// The token goes from here to the API, and the API's answer to the page.
 async fn orders(State(api): State<Api>, tokens: Tokens) -> Result<Response, axum_signout::Error> {
-    let token = tokens.acquire(()).await?;
-    let request = api.http.get(&api.orders).bearer_auth(token.secret());
-    let answer = match request
-        .send()
-        .await
-        .and_then(reqwest::Response::error_for_status)
-    {
+    let answer = api.get(&tokens, "/orders").await?;
+    let answer = match answer.error_for_status() {
         Ok(answer) => answer.json::<Orders>().await,
         Err(error) => Err(error),
     };

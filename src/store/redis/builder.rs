@@ -351,15 +351,11 @@ fn signed_in(node: ConnectionInfo, user: &str, password: &Secret) -> ConnectionI
     node.set_redis_settings(settings)
 }
 
+/// What stands before the last `@`, or after a `?`, may be a password.
 fn without_password(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut url) => {
-            // Of a URL that cannot have one, nothing has to be taken.
-            let _ = url.set_password(None);
-            url.into()
-        }
-        Err(_) => String::new(),
-    }
+    let url = url.split('?').next().unwrap_or_default();
+    let shown = url.rsplit('@').next().unwrap_or_default();
+    shown.to_owned()
 }
 
 /// The client asks rustls for the process' choice, and rustls panics where several backends are compiled in and nobody
@@ -437,6 +433,7 @@ mod tests {
             "rediss://user:secret@127.0.0.1/#insecure",
             "what://u:secret@h",
             "u:secret@h",
+            "redis-unix://u@h?pass=secret",
         ] {
             let error = one(url).build().unwrap_err();
             assert!(!format!("{error} {error:?}").contains("secret"), "{error}");

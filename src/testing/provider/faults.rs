@@ -24,6 +24,8 @@ pub enum Endpoint {
     Code,
     /// The token endpoint, asked with a refresh token.
     Refresh,
+    /// The token endpoint, asked for a token of the client itself.
+    ClientCredentials,
     /// The token endpoint, asked for a downstream token: token exchange
     /// (RFC 8693) or on-behalf-of.
     Downstream,

@@ -65,6 +65,7 @@ fn endpoints(path: &str, body: &[u8]) -> Vec<Endpoint> {
         "/token" => match Params::parse(body).get("grant_type") {
             Some("authorization_code") => vec![Endpoint::Token, Endpoint::Code],
             Some("refresh_token") => vec![Endpoint::Token, Endpoint::Refresh],
+            Some("client_credentials") => vec![Endpoint::Token, Endpoint::ClientCredentials],
             Some(grant) if grant.starts_with("urn:ietf:params:oauth:grant-type:") => {
                 vec![Endpoint::Token, Endpoint::Downstream]
             }

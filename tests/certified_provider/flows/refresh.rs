@@ -1,14 +1,19 @@
 //! Tokens that are due.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
 use axum::routing::get;
+use axum::{Extension, Router};
 use axum_signout::{Cause, Error, Tokens};
 use futures_util::future::join_all;
 use tokio::sync::Barrier;
+use tower::ServiceExt as _;
 
 use crate::fixture::{Running, World};
+use crate::support::app::App;
 use crate::support::certified::{Fault, Options};
 
 fn short_lived() -> Options {
@@ -94,6 +99,99 @@ async fn fifty_who_want_a_token_at_once_make_one_refresh_r29() {
     assert_eq!(world.events("grant.revoked").await, 0);
     assert!(world.provider.is_active(token).await);
     assert_eq!(world.active("RefreshToken").await, 1);
+}
+
+const SIGN_INS: usize = 100;
+const TOGETHER: usize = 10;
+const ROUNDS: usize = 20;
+
+/// Has so many ask for the token of each sign-in, all at the same moment: one token came of it for each, in the order of the sign-ins.
+async fn storm(app: &App, requests: &[String]) -> Vec<String> {
+    let start = Arc::new(Barrier::new(requests.len() * TOGETHER));
+    let mut all = Vec::new();
+    for cookies in requests {
+        let request = Request::get("/hold").header("cookie", cookies);
+        let request = request.body(Body::empty()).unwrap();
+        let mut answer = app.router.clone().oneshot(request).await.unwrap();
+        let tokens: Tokens = answer.extensions_mut().remove().expect("signed in");
+        let together: Vec<_> = (0..TOGETHER)
+            .map(|_| {
+                let (tokens, start) = (tokens.clone(), start.clone());
+                tokio::spawn(async move {
+                    start.wait().await;
+                    tokens.acquire(()).await.unwrap().secret().to_owned()
+                })
+            })
+            .collect();
+        all.push(together);
+    }
+    let mut tokens = Vec::new();
+    for together in all {
+        let got = join_all(together).await.into_iter();
+        let mut got: Vec<String> = got.map(Result::unwrap).collect();
+        got.dedup();
+        assert_eq!(got.len(), 1, "all of a sign-in have the same token");
+        tokens.append(&mut got);
+    }
+    tokens
+}
+
+/// Rotated refresh tokens that are used again revoke the whole grant at this provider: one refresh too many would show.
+#[tokio::test]
+async fn a_thousand_who_want_tokens_at_expiry_make_a_refresh_for_each_sign_in_twenty_times_over_r29()
+ {
+    let world = World::new()
+        // The app's clock runs ahead of the provider's, up to a hundred minutes.
+        .options(short_lived().lifetime("IdToken", 24 * 3600))
+        .routes(Router::new().route("/hold", get(async |tokens: Tokens| Extension(tokens))))
+        .start()
+        .await;
+    let mut requests = Vec::new();
+    let mut before = Vec::new();
+    for number in 0..SIGN_INS {
+        let one = world.in_another_browser();
+        one.sign_in(&format!("user-{number}")).await;
+        before.push(one.text("/token").await);
+        requests.push(one.session_cookie().expect("signed in"));
+    }
+    for round in 1..=ROUNDS {
+        world.advance(300);
+        let tokens = storm(&world.app, &requests).await;
+        for (token, before) in tokens.iter().zip(&before) {
+            assert_ne!(token, before, "it is over");
+        }
+        let grants = world.provider.events_named("grant.success").await;
+        let mut of_each = HashMap::<_, usize>::new();
+        for grant in &grants {
+            if grant.grant_type.as_deref() == Some("refresh_token") {
+                *of_each.entry(grant.account_id.as_deref()).or_default() += 1;
+            }
+        }
+        assert_eq!(of_each.len(), SIGN_INS);
+        let (least, most) = (of_each.values().min(), of_each.values().max());
+        assert_eq!(
+            (least, most),
+            (Some(&round), Some(&round)),
+            "one refresh each"
+        );
+        before = tokens;
+    }
+    let consumed = world.events("refresh_token.consumed").await;
+    assert_eq!(consumed, ROUNDS * SIGN_INS);
+    assert_eq!(world.events("grant.error").await, 0);
+    assert_eq!(world.events("grant.revoked").await, 0);
+    for token in &before {
+        assert!(world.provider.is_active(token).await);
+    }
+    let refresh_tokens = world.provider.tokens().await.into_iter();
+    let refresh_tokens = refresh_tokens.filter(|one| one.kind == "RefreshToken" && !one.consumed);
+    let refresh_tokens: Vec<_> = refresh_tokens.map(|one| one.value).collect();
+    assert_eq!(refresh_tokens.len(), SIGN_INS);
+    for token in &refresh_tokens {
+        assert!(world.provider.is_active(token).await);
+    }
+    assert_eq!(world.sign_ins().await, SIGN_INS);
+    assert!(world.app.seen().is_empty());
 }
 
 #[tokio::test]
