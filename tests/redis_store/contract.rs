@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum_signout::KeyRing;
 use axum_signout::clock::ManualClock;
 use axum_signout::store::{RedisTokenStore, RedisTokenStoreBuilder};
 use axum_signout::testing::store_contract::{Limits, StoreUnderTest};
@@ -39,6 +40,19 @@ mod one_server {
         static SERVER: OnceCell<RedisServer> = OnceCell::const_new();
         let server = SERVER.get_or_init(RedisServer::start).await;
         under_test(RedisTokenStore::builder(server.url()), limits)
+    }
+
+    axum_signout::store_contract_tests!(redis);
+}
+
+mod one_server_encrypted {
+    use super::*;
+
+    async fn redis(limits: Limits) -> StoreUnderTest {
+        static SERVER: OnceCell<RedisServer> = OnceCell::const_new();
+        let server = SERVER.get_or_init(RedisServer::start).await;
+        let builder = RedisTokenStore::builder(server.url());
+        under_test(builder.encryption(KeyRing::new([7; 32])), limits)
     }
 
     axum_signout::store_contract_tests!(redis);

@@ -4,6 +4,7 @@
 mod support;
 
 mod contract;
+mod encryption;
 mod keys;
 mod outages;
 mod resent;

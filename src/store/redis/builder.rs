@@ -15,6 +15,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::RedisTokenStore;
+use super::codec::Codec;
 use super::keys::Keys;
 use super::link::{Link, Servers};
 use super::room::Room;
@@ -22,6 +23,8 @@ use super::time::Time;
 #[cfg(any(test, feature = "testing"))]
 use crate::clock::Clock;
 use crate::error::ConfigError;
+#[cfg(feature = "encryption")]
+use crate::key_ring::KeyRing;
 use crate::secret::Secret;
 
 /// What kind of servers the URLs name.
@@ -47,6 +50,8 @@ pub struct RedisTokenStoreBuilder {
     max_selectors: Option<usize>,
     max_claims: usize,
     max_outbox: usize,
+    #[cfg(feature = "encryption")]
+    keys: Option<KeyRing>,
     #[cfg(any(test, feature = "testing"))]
     clock: Option<Arc<dyn Clock>>,
 }
@@ -68,6 +73,8 @@ impl RedisTokenStoreBuilder {
             max_selectors: None,
             max_claims: 1_000_000,
             max_outbox: 100_000,
+            #[cfg(feature = "encryption")]
+            keys: None,
             #[cfg(any(test, feature = "testing"))]
             clock: None,
         }
@@ -148,6 +155,17 @@ impl RedisTokenStoreBuilder {
         self
     }
 
+    /// Encrypts tokens, accounts and sessions with these keys, the same on all nodes. Default: they are kept as they are, and whoever reads
+    /// Redis, or a copy of its disk, has them.
+    ///
+    /// Once it is set, only what is encrypted is read: users that were signed in before sign in again, and the tokens that they had cannot be
+    /// revoked any more. What stays readable: hashes of accounts, sessions and session keys, ids of sign-ins, times, and causes.
+    #[cfg(feature = "encryption")]
+    pub fn encryption(mut self, keys: KeyRing) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
     /// Where the store reads the time in place of Redis' own clock: for tests, on one node. Keys live a day longer then,
     /// for Redis ends them by its own.
     #[cfg(any(test, feature = "testing"))]
@@ -172,9 +190,13 @@ impl RedisTokenStoreBuilder {
         let time = Time::new(link.is_cluster());
         #[cfg(any(test, feature = "testing"))]
         let time = time.given(self.clock);
+        #[cfg(feature = "encryption")]
+        let codec = Codec::encrypted(self.keys);
+        #[cfg(not(feature = "encryption"))]
+        let codec = Codec::default();
         Ok(RedisTokenStore {
             keys: Arc::new(Keys::new(&self.prefix)),
-            codec: Arc::default(),
+            codec: Arc::new(codec),
             time,
             link: Arc::new(link),
             sign_ins: Room::new(self.max_sign_ins),

@@ -1,6 +1,7 @@
 //! The form in which entries and tokens are kept.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use zeroize::Zeroizing;
 
 use crate::account::Account;
 use crate::id::{Address, ClaimName, DownstreamName, OperationId, Selector};
+#[cfg(feature = "encryption")]
+use crate::key_ring::KeyRing;
 use crate::store::{Entry, Lifetimes, Result, RetainedTokens, StoreError, StoreErrorKind};
 use crate::token::{AccessToken, Expiry, IdToken, TokenSet};
 
@@ -28,26 +31,74 @@ pub(super) enum Place<'a> {
     Session(&'a [u8; 32]),
 }
 
+impl Place<'_> {
+    /// What tells it from every other one, for the cipher. Nothing is moved from one place to another while it is sealed.
+    #[cfg(feature = "encryption")]
+    fn parts(&self) -> [&[u8]; 4] {
+        let none: &[u8] = &[];
+        match self {
+            Self::Entry(address) => [
+                b"entry",
+                address.account.as_bytes(),
+                address.id.as_bytes(),
+                none,
+            ],
+            Self::Downstream(address, name) => [
+                b"downstream",
+                address.account.as_bytes(),
+                address.id.as_bytes(),
+                name.as_bytes(),
+            ],
+            Self::Retained(id) => [b"retained", id.as_bytes(), none, none],
+            Self::Session(name) => [b"session", *name, none, none],
+        }
+    }
+}
+
 /// Seals what is kept, and opens it again. The first byte says how: whatever this version does not know is not there.
 #[derive(Debug, Default)]
 pub(super) struct Codec {
+    #[cfg(feature = "encryption")]
+    keys: Option<KeyRing>,
     unreadable: AtomicU64,
 }
 
 /// Sealed with nothing, MessagePack.
 const PLAIN: u8 = 1;
+/// Sealed by a [`KeyRing`], MessagePack inside.
+#[cfg(feature = "encryption")]
+const ENCRYPTED: u8 = 2;
 
 impl Codec {
-    pub(super) fn seal(&self, _place: Place<'_>, value: &impl Serialize) -> Result<Vec<u8>> {
-        let mut sealed = vec![PLAIN];
-        let written = rmp_serde::encode::write(&mut sealed, value);
-        if written.is_err() || sealed.len() > LARGEST {
+    /// With keys nothing is read that was not written under one of them: else whoever can write to Redis could put anything there.
+    #[cfg(feature = "encryption")]
+    pub(super) fn encrypted(keys: Option<KeyRing>) -> Self {
+        Self {
+            keys,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn seal(&self, place: Place<'_>, value: &impl Serialize) -> Result<Vec<u8>> {
+        // Room for most, so that growing leaves no copies behind.
+        let mut plain = Zeroizing::new(Vec::with_capacity(4096));
+        plain.push(PLAIN);
+        let written = rmp_serde::encode::write(&mut *plain, value);
+        if written.is_err() || plain.len() > LARGEST {
             return Err(StoreError::new(
                 StoreErrorKind::Full,
                 "the tokens take more than 1 MiB",
             ));
         }
-        Ok(sealed)
+        #[cfg(feature = "encryption")]
+        if let Some(keys) = &self.keys {
+            let mut sealed = keys.seal(&place.parts(), &plain);
+            sealed.insert(0, ENCRYPTED);
+            return Ok(sealed);
+        }
+        #[cfg(not(feature = "encryption"))]
+        let _ = place;
+        Ok(std::mem::take(&mut *plain))
     }
 
     pub(super) fn open<T>(
@@ -57,7 +108,8 @@ impl Codec {
         read: impl FnOnce(&[u8]) -> Option<T>,
     ) -> Option<T> {
         let sealed = Zeroizing::new(sealed);
-        let opened = match sealed.split_first() {
+        let plain = self.decrypted(place, &sealed);
+        let opened = match plain.as_ref().and_then(|plain| plain.split_first()) {
             Some((&PLAIN, plain)) if plain.len() <= LARGEST => read(plain),
             _ => None,
         };
@@ -66,6 +118,22 @@ impl Codec {
             tracing::error!(what = %place, "a value in Redis is not readable");
         }
         opened
+    }
+
+    #[cfg(feature = "encryption")]
+    fn decrypted<'s>(&self, place: Place<'_>, sealed: &'s [u8]) -> Option<Plain<'s>> {
+        let Some(keys) = &self.keys else {
+            return Some(Plain::AsItWas(sealed));
+        };
+        let (&ENCRYPTED, sealed) = sealed.split_first()? else {
+            return None;
+        };
+        keys.open(&place.parts(), sealed).map(Plain::Decrypted)
+    }
+
+    #[cfg(not(feature = "encryption"))]
+    fn decrypted<'s>(&self, _: Place<'_>, sealed: &'s [u8]) -> Option<Plain<'s>> {
+        Some(Plain::AsItWas(sealed))
     }
 
     /// How many values could not be read.
@@ -127,6 +195,24 @@ impl Codec {
                 tokens: form.tokens.into_tokens(),
             })
         })
+    }
+}
+
+enum Plain<'s> {
+    AsItWas(&'s [u8]),
+    #[cfg(feature = "encryption")]
+    Decrypted(Zeroizing<Vec<u8>>),
+}
+
+impl Deref for Plain<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::AsItWas(plain) => plain,
+            #[cfg(feature = "encryption")]
+            Self::Decrypted(plain) => plain,
+        }
     }
 }
 
@@ -400,6 +486,51 @@ mod tests {
         {
             assert!(codec.open_entry(&address, bad).is_none());
             assert_eq!(codec.unreadable(), at as u64 + 1);
+        }
+    }
+
+    #[cfg(feature = "encryption")]
+    #[test]
+    fn what_is_encrypted_shows_nothing_and_is_read_under_its_keys_and_at_its_place_only() {
+        let address = address();
+        let old = Codec::encrypted(Some(KeyRing::new([1; 32])));
+        let sealed = old.seal_entry(&address, &entry()).unwrap();
+        for known in ["ann", "https://i", "refresh", "one", "h.e30.s", "phone"] {
+            let found = sealed.windows(known.len()).any(|at| at == known.as_bytes());
+            assert!(!found, "{known}");
+        }
+        assert!(old.open_entry(&address, sealed.clone()).is_some());
+        let new = KeyRing::new([2; 32]).and_for_reading([1; 32]);
+        let new = Codec::encrypted(Some(new));
+        assert!(new.open_entry(&address, sealed.clone()).is_some());
+        assert_eq!((old.unreadable(), new.unreadable()), (0, 0));
+
+        let plain = Codec::default();
+        let unsealed = plain.seal_entry(&address, &entry()).unwrap();
+        let refused: [(&str, &Codec, Address, Vec<u8>); 5] = [
+            ("another place", &old, self::address(), sealed.clone()),
+            ("no keys", &plain, address, sealed.clone()),
+            ("not encrypted", &old, address, unsealed.clone()),
+            (
+                "said to be",
+                &old,
+                address,
+                [&[ENCRYPTED], &unsealed[..]].concat(),
+            ),
+            (
+                "a key that is gone",
+                &old,
+                address,
+                new.seal_entry(&address, &entry()).unwrap(),
+            ),
+        ];
+        for (at, (name, codec, address, sealed)) in refused.into_iter().enumerate() {
+            assert!(codec.open_entry(&address, sealed).is_none(), "{name}");
+            assert_eq!(
+                old.unreadable() + plain.unreadable(),
+                at as u64 + 1,
+                "{name}"
+            );
         }
     }
 
