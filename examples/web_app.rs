@@ -13,6 +13,8 @@
 //! | `BIND` | where to listen; port 0 takes a free one | `127.0.0.1:3000` |
 //! | `BASE_URL` | what browsers call the app; a path in it is where its routes are mounted | `http://` and `BIND` |
 //! | `SESSION_COOKIE` | the session cookie's name, `__Host-` names included | `id` |
+//! | `REDIS_URL` | where sessions and tokens are kept, for several nodes: `redis://` or `rediss://` | none: this process's memory |
+//! | `TOKEN_KEY` | encrypts what is kept there, and the cookies of sign-ins under way, the same on all nodes: `openssl rand -base64 32`; while it is changed, the new and the old one with a comma between them | none: not encrypted, and a sign-in ends on the node that began it |
 //! | `RUST_LOG` | what is traced on standard error | `info` |
 //!
 //! A variable that is empty counts as unset. At the provider, register the two URLs that are printed on standard error.
@@ -31,10 +33,11 @@ use axum::response::Html;
 use axum::routing::get;
 use axum::{Json, Router};
 use axum_signout::clock::{Clock, SystemClock, Timestamp};
-use axum_signout::{Auth, Error, Provider, SignedIn, Tokens};
+use axum_signout::store::RedisTokenStore;
+use axum_signout::{Auth, Error, KeyRing, Provider, SignedIn, Tokens};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tower_sessions::{MemoryStore, SessionManagerLayer};
+use tower_sessions::{MemoryStore, SessionManagerLayer, SessionStore};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -64,6 +67,30 @@ struct Settings {
     bind: String,
     base_url: Option<String>,
     session_cookie: String,
+    redis: Option<RedisTokenStore>,
+    cookie_key: Option<Vec<u8>>,
+}
+
+/// The store in Redis, if there is one, and the key of the cookies, if one was given.
+fn shared() -> Result<(Option<RedisTokenStore>, Option<Vec<u8>>), Wrong> {
+    let Some(url) = variable("REDIS_URL")? else {
+        return Ok((None, None));
+    };
+    let mut redis = RedisTokenStore::builder(url);
+    let mut cookie_key = None;
+    if let Some(key) = variable("TOKEN_KEY")? {
+        let keys = KeyRing::parse(&key).map_err(|error| Wrong::new("TOKEN_KEY", error))?;
+        redis = redis.encryption(keys);
+        // Another key made of the first one, so that none is used for two things.
+        let first = key.split(',').next().unwrap_or_default().trim();
+        let made = digest(&SHA256, format!("cookies {first}").as_bytes());
+        cookie_key = Some(made.as_ref().to_vec());
+    }
+    let redis = redis.build().map_err(|_| {
+        // The URL may have a password in it.
+        Wrong::new("REDIS_URL", "is not a redis:// or rediss:// URL of a server")
+    })?;
+    Ok((Some(redis), cookie_key))
 }
 
 impl Settings {
@@ -113,11 +140,14 @@ impl Settings {
                 "is not a name that a cookie can have",
             ));
         }
+        let (redis, cookie_key) = shared()?;
         Ok(Self {
             provider,
             bind,
             base_url: variable("BASE_URL")?,
             session_cookie,
+            redis,
+            cookie_key,
         })
     }
 }
@@ -162,17 +192,22 @@ fn app(settings: Settings, base_url: &str) -> Result<(Auth, Router), Wrong> {
     let wrong = |error| Wrong::new("BASE_URL", error);
     let evictions = Evictions::default();
     let log = evictions.clone();
-    let auth = Auth::builder(settings.provider, base_url)
-        .on_evict(move |eviction| {
-            log.add(Seen {
-                cause: eviction.cause().as_str(),
-                subject: eviction.account().subject().to_owned(),
-                count: eviction.count(),
-            });
-            std::future::ready(())
-        })
-        .build()
-        .map_err(wrong)?;
+    let mut auth = Auth::builder(settings.provider, base_url).on_evict(move |eviction| {
+        log.add(Seen {
+            cause: eviction.cause().as_str(),
+            subject: eviction.account().subject().to_owned(),
+            count: eviction.count(),
+        });
+        std::future::ready(())
+    });
+    if let Some(key) = settings.cookie_key {
+        auth = auth.cookie_key(&key);
+    }
+    let sessions = settings.redis.as_ref().map(RedisTokenStore::sessions);
+    if let Some(redis) = settings.redis {
+        auth = auth.store(redis);
+    }
+    let auth = auth.build().map_err(wrong)?;
 
     // The builder has found it to be a URL of scheme, host and path.
     let path = base_url.splitn(4, '/').nth(3).unwrap_or_default();
@@ -186,9 +221,7 @@ fn app(settings: Settings, base_url: &str) -> Result<(Auth, Router), Wrong> {
     let secure = base_url.starts_with("https:")
         || name.starts_with("__Host-")
         || name.starts_with("__Secure-");
-    let sessions = SessionManagerLayer::new(MemoryStore::default())
-        .with_name(settings.session_cookie)
-        .with_secure(secure);
+    let cookie = (settings.session_cookie, secure);
 
     let state = App {
         auth: auth.clone(),
@@ -211,7 +244,23 @@ fn app(settings: Settings, base_url: &str) -> Result<(Auth, Router), Wrong> {
     } else {
         Router::new().nest(&prefix, routes)
     };
-    Ok((auth.clone(), routes.layer(auth.layer_with(sessions))))
+    let app = match sessions {
+        Some(sessions) => with_sessions(routes, &auth, sessions, cookie),
+        None => with_sessions(routes, &auth, MemoryStore::default(), cookie),
+    };
+    Ok((auth, app))
+}
+
+fn with_sessions(
+    routes: Router,
+    auth: &Auth,
+    store: impl SessionStore + Clone,
+    (name, secure): (String, bool),
+) -> Router {
+    let sessions = SessionManagerLayer::new(store)
+        .with_name(name)
+        .with_secure(secure);
+    routes.layer(auth.layer_with(sessions))
 }
 
 async fn home(State(app): State<App>, tokens: Option<Tokens>) -> Result<Html<String>, Error> {

@@ -100,7 +100,7 @@ impl KeyRing {
         })
     }
 
-    /// Encrypts a value, bound to its place: what it is, and where it belongs. For stores; the crate's own does it by itself.
+    /// Encrypts a value, bound to its place: what it is, and where it belongs. For stores of others; the one in Redis does it by itself.
     #[must_use]
     pub fn seal(&self, place: &[&[u8]], plain: &[u8]) -> Vec<u8> {
         let Key { name, cipher } = &self.first;

@@ -10,6 +10,8 @@ use crate::support::app::{CLIENT, SECRET};
 use crate::support::certified::{Certified, Fault, Options};
 use crate::support::example::Example;
 use crate::support::http::{Browser, Page};
+use crate::support::redis::{RedisServer, free_port};
+use url::Url;
 
 struct WebApp {
     provider: Certified,
@@ -292,6 +294,49 @@ async fn a_sign_out_at_the_provider_ends_the_sign_in_and_its_hook_sees_the_cause
     assert_eq!(evictions, expected);
     app.sign_in("ann", "/signin").await;
     assert_eq!(json(&app.get("/me").await)["accounts"][0]["subject"], "ann");
+}
+
+/// With Redis, a key, and one address for both, as behind a balancer: the sign-in is begun on one node and ended on the other.
+#[tokio::test]
+async fn two_nodes_share_sign_ins_and_a_sign_out_holds_on_both_r23_a6() {
+    let redis = RedisServer::start().await;
+    let key = "A".repeat(43);
+    let environment = [
+        ("OIDC_CLIENT_SECRET", SECRET),
+        ("REDIS_URL", redis.url()),
+        ("TOKEN_KEY", &*key),
+    ];
+    let one = WebApp::start(&environment).await;
+    // It says the common address, and listens on a port of its own.
+    let port = free_port();
+    let bind = format!("127.0.0.1:{port}");
+    let own = [("BASE_URL", &*one.base_url), ("BIND", &*bind)];
+    let environment = [&environment[..], &own].concat();
+    let mut process = spawn(one.provider.issuer(), &environment);
+    assert_eq!(process.base_url(), one.base_url);
+    let at_two = |url: &str| {
+        let mut url: Url = url.parse().unwrap();
+        url.set_port(Some(port)).unwrap();
+        url
+    };
+    let two = async |path: &str| one.browser.get(at_two(&one.url(path)).as_str()).await;
+
+    let callback = one.url("/signin/callback");
+    let begun = one.url("/signin?return_to=/");
+    let back = one.browser.sign_in_at(&begun, "ann", &callback).await;
+    let page = one.browser.get(at_two(back.as_str()).as_str()).await;
+    assert_eq!(page.status, 200, "{}", page.body);
+
+    let subjects = |page: Page| json(&page)["accounts"][0]["subject"].clone();
+    assert_eq!(subjects(one.get("/me").await), "ann");
+    assert_eq!(subjects(two("/me").await), "ann");
+    let here = json(&one.get("/token").await);
+    assert_eq!(json(&two("/token").await)["sha256"], here["sha256"]);
+
+    one.sign_out().await;
+    for page in [one.get("/me").await, two("/me").await, two("/token").await] {
+        assert_eq!(page.status, 401);
+    }
 }
 
 #[tokio::test]

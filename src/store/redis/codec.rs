@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::account::Account;
-use crate::id::{Address, ClaimName, DownstreamName, OperationId, Selector};
+use crate::id::{Address, DownstreamName, OperationId, Selector};
 #[cfg(feature = "encryption")]
 use crate::key_ring::KeyRing;
 use crate::store::{Entry, Lifetimes, Result, RetainedTokens, StoreError, StoreErrorKind};
@@ -28,6 +28,7 @@ pub(super) enum Place<'a> {
     /// Tokens in the outbox that come from no entry.
     Retained(OperationId),
     /// A session, by the hash of its id.
+    #[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
     Session(&'a [u8; 32]),
 }
 
@@ -222,7 +223,10 @@ impl fmt::Display for Place<'_> {
             Self::Entry(address) => write!(f, "sign-in {}", address.id),
             Self::Downstream(address, name) => write!(f, "token {name} of {}", address.id),
             Self::Retained(id) => write!(f, "tokens to revoke {id}"),
-            Self::Session(name) => write!(f, "session {}", ClaimName::from_bytes(**name)),
+            #[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
+            Self::Session(name) => {
+                write!(f, "session {}", crate::id::ClaimName::from_bytes(**name))
+            }
         }
     }
 }
