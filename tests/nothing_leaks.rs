@@ -394,7 +394,7 @@ impl Stage {
             let kept = tokens.acquire("kept").await;
             show(&kept);
             if let Ok(kept) = kept {
-                show(&tokens.acquire_other_than(&kept, "kept").await);
+                show(&tokens.acquire_fresh("kept", &kept).await);
             }
             let faults = self.provider.faults();
             faults.once(Endpoint::ClientCredentials, fault);
