@@ -66,6 +66,9 @@ struct Known {
     failed: BTreeSet<usize>,
     /// The grants of those whose browser has gone, or may have.
     unheard: BTreeSet<usize>,
+    /// Logouts by the provider that closed a selector, begun and under way: what they have yet to remove goes by it no more, so that a
+    /// front-channel logout beside them finds nobody.
+    closings: (usize, usize),
     /// Those that were ended by somebody's wish.
     signed_out: BTreeSet<SignInId>,
     /// Refresh tokens of others that ended.
@@ -406,13 +409,21 @@ impl World {
     fn log_out(&mut self, request: Request<Body>, meant: Meant) {
         let (mut app, known) = (self.app.clone(), self.known.clone());
         self.others.push(tokio::spawn(async move {
-            let called = known.lock().unwrap().tick();
+            let closes = !matches!(meant, Meant::SidThatIsThere(_));
+            let (called, before) = {
+                let mut known = known.lock().unwrap();
+                known.closings.0 += usize::from(closes);
+                known.closings.1 += usize::from(closes);
+                (known.tick(), known.closings)
+            };
             std::future::poll_fn(|cx| Service::<Request<Body>>::poll_ready(&mut app, cx))
                 .await
                 .unwrap();
             let response: Response<Body> = app.call(request).await.unwrap();
-            if response.status() == 200 {
-                let mut known = known.lock().unwrap();
+            let mut known = known.lock().unwrap();
+            known.closings.1 -= usize::from(closes);
+            let alone = before == (known.closings.0, 0);
+            if response.status() == 200 && (closes || alone) {
                 let returned = known.tick();
                 known.logouts.push((called, returned, meant));
             }
