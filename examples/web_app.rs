@@ -73,24 +73,25 @@ struct Settings {
 
 /// The store in Redis, if there is one, and the key of the cookies, if one was given.
 fn shared() -> Result<(Option<RedisTokenStore>, Option<Vec<u8>>), Wrong> {
-    let Some(url) = variable("REDIS_URL")? else {
-        return Ok((None, None));
-    };
-    let mut redis = RedisTokenStore::builder(url);
+    let mut redis = variable("REDIS_URL")?.map(RedisTokenStore::builder);
     let mut cookie_key = None;
     if let Some(key) = variable("TOKEN_KEY")? {
         let keys = KeyRing::parse(&key).map_err(|error| Wrong::new("TOKEN_KEY", error))?;
-        redis = redis.encryption(keys);
+        redis = redis.map(|redis| redis.encryption(keys));
         // Another key made of the first one, so that none is used for two things.
         let first = key.split(',').next().unwrap_or_default().trim();
         let made = digest(&SHA256, format!("cookies {first}").as_bytes());
         cookie_key = Some(made.as_ref().to_vec());
     }
-    let redis = redis.build().map_err(|_| {
-        // The URL may have a password in it.
-        Wrong::new("REDIS_URL", "is not a redis:// or rediss:// URL of a server")
-    })?;
-    Ok((Some(redis), cookie_key))
+    // The URL may have a password in it.
+    let wrong = |_| {
+        Wrong::new(
+            "REDIS_URL",
+            "is not a redis:// or rediss:// URL of a server",
+        )
+    };
+    let redis = redis.map(|redis| redis.build().map_err(wrong));
+    Ok((redis.transpose()?, cookie_key))
 }
 
 impl Settings {

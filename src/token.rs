@@ -13,6 +13,10 @@ use crate::clock::Timestamp;
 use crate::id::TokenHash;
 use crate::secret::Secret;
 
+/// A token that its API refuses so soon after it was issued is not replaced: the next one would fare no better, and an API that
+/// refuses them all, because it expects another audience, say, must not make every call a request for a token.
+const TOO_YOUNG_TO_REPLACE: Duration = Duration::from_secs(60);
+
 /// An ID token, byte for byte as the provider sent it: it is the `id_token_hint` at sign-out.
 #[derive(Clone)]
 pub struct IdToken(Arc<Secret>);
@@ -42,6 +46,8 @@ impl fmt::Debug for IdToken {
 pub(crate) enum Expiry {
     /// The provider did not say.
     Unknown,
+    /// The same of one that was received then.
+    Since(Timestamp),
     /// So long after it was received, which nobody has stamped yet.
     In {
         lifetime: Duration,
@@ -190,7 +196,7 @@ impl AccessToken {
     pub fn expires(&self) -> Option<Timestamp> {
         match self.0.expiry {
             Expiry::At(end) | Expiry::Between { end, .. } => Some(end),
-            Expiry::Unknown | Expiry::In { .. } => None,
+            Expiry::Unknown | Expiry::Since(_) | Expiry::In { .. } => None,
         }
     }
 
@@ -199,7 +205,7 @@ impl AccessToken {
     #[must_use]
     pub fn is_valid_at(&self, now: Timestamp, margin: Duration) -> bool {
         match self.0.expiry {
-            Expiry::Unknown => true,
+            Expiry::Unknown | Expiry::Since(_) => true,
             Expiry::In { lifetime, .. } => lifetime > margin,
             Expiry::At(end) | Expiry::Between { end, .. } => now.plus(margin) < end,
         }
@@ -211,7 +217,7 @@ impl AccessToken {
         let margin = match self.0.expiry {
             Expiry::Between { from, end, .. } => margin.min(end.since(from) / 2),
             Expiry::In { lifetime, .. } => margin.min(lifetime / 2),
-            Expiry::Unknown | Expiry::At(_) => margin,
+            Expiry::Unknown | Expiry::Since(_) | Expiry::At(_) => margin,
         };
         self.is_valid_at(now, margin)
     }
@@ -246,9 +252,17 @@ impl AccessToken {
     /// When it was stored, where that is known.
     pub(crate) fn received(&self) -> Option<Timestamp> {
         match self.0.expiry {
-            Expiry::Between { from, .. } => Some(from),
+            Expiry::Since(from) | Expiry::Between { from, .. } => Some(from),
             Expiry::Unknown | Expiry::In { .. } | Expiry::At(_) => None,
         }
+    }
+
+    /// Whether it is not to be replaced although an API refuses it: it was stored a moment ago, and the next one would fare no
+    /// better.
+    pub(crate) fn is_young_at(&self, now: Timestamp) -> bool {
+        // Either way: it may have been stored by a node whose clock is ahead.
+        self.received()
+            .is_some_and(|at| now.since(at).max(at.since(now)) < TOO_YOUNG_TO_REPLACE)
     }
 
     /// Its life is over, whatever the provider said of it.
@@ -274,13 +288,16 @@ impl AccessToken {
     }
 
     fn stamp(&mut self, now: Timestamp) {
-        if let Expiry::In { lifetime, soon } = self.0.expiry {
-            Arc::make_mut(&mut self.0).expiry = Expiry::Between {
+        let stamped = match self.0.expiry {
+            Expiry::Unknown => Expiry::Since(now),
+            Expiry::In { lifetime, soon } => Expiry::Between {
                 from: now,
                 end: now.plus(lifetime),
                 soon,
-            };
-        }
+            },
+            Expiry::Since(_) | Expiry::At(_) | Expiry::Between { .. } => return,
+        };
+        Arc::make_mut(&mut self.0).expiry = stamped;
     }
 }
 
@@ -503,6 +520,27 @@ mod tests {
         assert!(!token.is_valid_at(at(1040), Duration::from_secs(60)));
         assert!(token.is_fresh_at(at(1049), Duration::from_secs(60)));
         assert!(!token.is_fresh_at(at(1050), Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_refused_token_is_replaced_once_it_is_a_minute_old_r30() {
+        let token = AccessToken::bearer("t");
+        let hour = Duration::from_secs(3600);
+        let rows = [
+            ("its life known", token.clone().expires_in(hour), true),
+            ("its life unknown", token.clone(), true),
+            ("its end only known", token.expires_at(at(9000)), false),
+        ];
+        for (name, token, young) in rows {
+            assert!(!token.is_young_at(at(1000)), "{name}: not stored yet");
+            let mut set = TokenSet::new().with_access_token(token);
+            set.stamp(at(1000));
+            // What is there already stays what it is when another one comes.
+            set.stamp(at(2000));
+            let is_young = |now| set.access_tokens()[0].is_young_at(at(now));
+            let found = [940, 941, 1000, 1059, 1060, 2000].map(is_young);
+            assert_eq!(found, [false, young, young, young, false, false], "{name}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Debug;
 use std::io;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
@@ -21,8 +22,8 @@ use axum_signout::testing::{
     Endpoint, Fault, IdTokenFault, JwtBuilder, Page, TestBrowser, TestClient, TestProvider,
 };
 use axum_signout::{
-    AccessToken, Account, Auth, Cause, ClientAuth, EndSessionRequest, Error, IdToken, LongUrl,
-    OperationId, SignIns, SignOut, TokenHash, TokenSet, Tokens,
+    Account, Auth, Cause, ClientAuth, EndSessionRequest, Error, IdToken, LongUrl, OperationId,
+    SignIns, SignOut, TokenHash, TokenSet, Tokens,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -133,9 +134,14 @@ struct Seen {
 /// Notes what the session holds, and shows what a handler could print.
 async fn note(State(seen): State<Seen>, session: Session, auth: Auth, tokens: Option<Tokens>) {
     if let Some(held) = session.get::<String>("axum-signout").await.unwrap() {
-        let fields: Vec<&str> = held.split('.').collect();
-        let keys = fields[1..].chunks(3).map(|one| one[2].to_owned());
-        seen.secrets.lock().unwrap().extend(keys);
+        // Account, name and key of each sign-in.
+        let held = held.strip_prefix("1.").unwrap();
+        let bytes = URL_SAFE_NO_PAD.decode(held).unwrap();
+        let (all, rest) = bytes.as_chunks::<80>();
+        assert!(rest.is_empty() && !all.is_empty());
+        let mut secrets = seen.secrets.lock().unwrap();
+        secrets.extend(all.iter().map(|one| URL_SAFE_NO_PAD.encode(&one[48..])));
+        secrets.insert(held.to_owned());
     }
     tracing::info!("{auth:?} {tokens:?}");
     if let Some(tokens) = tokens {
@@ -149,7 +155,7 @@ async fn note(State(seen): State<Seen>, session: Session, auth: Auth, tokens: Op
     }
 }
 
-fn show(answer: &Result<AccessToken, Error>) {
+fn show(answer: &Result<impl Debug, Error>) {
     tracing::info!("{answer:?}");
     if let Err(error) = answer {
         let mut next: Option<&dyn std::error::Error> = Some(error);
@@ -394,7 +400,9 @@ impl Stage {
             let kept = tokens.acquire("kept").await;
             show(&kept);
             if let Ok(kept) = kept {
-                show(&tokens.acquire_other_than(&kept, "kept").await);
+                // From when on it is replaced.
+                self.pass(60);
+                show(&tokens.acquire_fresh("kept", &kept).await);
             }
             let faults = self.provider.faults();
             faults.once(Endpoint::ClientCredentials, fault);

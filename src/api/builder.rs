@@ -35,13 +35,15 @@ impl Api {
 }
 
 impl ApiBuilder {
-    /// The scopes that its tokens carry. Default: none, which means the token that came with the sign-in.
+    /// The scopes that its tokens carry. Default: none, which means the token that came with the sign-in, and for the app itself what the
+    /// provider chooses.
     pub fn scopes(mut self, scopes: impl Scopes) -> Self {
         self.scopes = scopes.list().into_iter().map(str::to_owned).collect();
         self
     }
 
-    /// The resource (RFC 8707) that its tokens are for. Default: none, for few providers know them.
+    /// The resource (RFC 8707) that its tokens are for. Default: none, which leaves it to the provider and to the
+    /// [one configured for it](crate::ProviderBuilder::resource), for few providers know them.
     pub fn resource(mut self, resource: impl Into<String>) -> Self {
         self.resource = Some(resource.into());
         self

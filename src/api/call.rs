@@ -51,7 +51,8 @@ impl Api {
     /// * [`ErrorKind::Misconfigured`]: it cannot be built, or has a header `Authorization` or `Host`.
     /// * [`ErrorKind::ApiUnavailable`]: the API cannot be reached, or was too slow.
     /// * [`ErrorKind::InteractionRequired`]: the API, or the provider, wants to see the user.
-    /// * Those of [`Tokens::acquire`](crate::Tokens::acquire), for either token. After a sign-out there is none for a second attempt.
+    /// * Those of [`Tokens::acquire`](crate::Tokens::acquire), or of [`AppTokens::acquire`](crate::AppTokens::acquire), for either token. After a
+    ///   sign-out there is none for a second attempt.
     pub async fn send(
         &self,
         tokens: &impl TokenSource,

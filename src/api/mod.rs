@@ -15,12 +15,12 @@ use self::origin::ApiOrigin;
 pub use self::builder::ApiBuilder;
 pub use self::source::TokenSource;
 
-/// An API that handlers call in the user's name: each call carries a valid token, and goes to this API only. Configured once and
-/// cheap to clone, for the app's state.
+/// An API that handlers call in the user's name, or for the [app itself](crate::Auth::app_tokens): each call carries a valid token, and
+/// goes to this API only. Configured once and cheap to clone, for the app's state.
 ///
 /// ```
 /// # use axum::{Router, extract::State, routing::get};
-/// # use axum_signout::{Api, ConfigError, Error, Tokens};
+/// # use axum_signout::{Api, Auth, ConfigError, Error, Tokens};
 /// # fn app() -> Result<Router, ConfigError> {
 /// let mail = Api::builder("https://graph.example.com/v1.0")
 ///     .scopes(["Mail.Read", "Mail.Send"])
@@ -33,6 +33,11 @@ pub use self::source::TokenSource;
 ///     let answer = mail.get(&tokens, "/me/messages").await?;
 ///     // … a `reqwest::Response`, whatever its status …
 ///     Ok(answer.status().to_string())
+/// }
+///
+/// async fn nightly(mail: &Api, auth: &Auth) -> Result<u16, Error> {
+///     let answer = mail.get(&auth.app_tokens(), "/users").await?;
+///     Ok(answer.status().as_u16())
 /// }
 /// # app().unwrap();
 /// ```
@@ -59,6 +64,7 @@ pub use self::source::TokenSource;
 ///
 /// An error of the second and third kind that a handler returns sends the user to the provider, which is asked for just that:
 /// [`AuthBuilder::redirect_to_sign_in`](crate::AuthBuilder::redirect_to_sign_in), or [`Tokens::interaction_url`](crate::Tokens::interaction_url) in one call.
+/// With a token of the app itself there is no user to ask, and such a 401 is the caller's.
 ///
 /// # Limits
 ///

@@ -2,11 +2,13 @@
 
 use std::future::Future;
 
+use crate::auth::AppTokens;
 use crate::error::Error;
 use crate::extract::Tokens;
 use crate::token::AccessToken;
 
-/// Where the token of an API's call comes from: [`Tokens`], those of a user. Not for others to implement.
+/// Where the token of an API's call comes from: [`Tokens`], those of a user, or [`AppTokens`], those of the app itself. Not for
+/// others to implement.
 pub trait TokenSource: Source {}
 
 impl<T: Source> TokenSource for T {}
@@ -49,5 +51,26 @@ impl Source for Tokens {
 
     fn interaction(&self, error: Error, scopes: &[&str], resource: Option<&str>) -> Option<Error> {
         Some(self.opened().wanting(error, scopes, resource))
+    }
+}
+
+impl Source for AppTokens {
+    async fn acquire(&self, scopes: &[&str], resource: Option<&str>) -> Result<AccessToken, Error> {
+        match resource {
+            Some(resource) => self.acquire_for(resource, scopes).await,
+            None => self.acquire(scopes).await,
+        }
+    }
+
+    async fn acquire_other(
+        &self,
+        scopes: &[&str],
+        refused: &AccessToken,
+    ) -> Result<Option<AccessToken>, Error> {
+        self.acquire_fresh(scopes, refused).await
+    }
+
+    fn interaction(&self, _: Error, _: &[&str], _: Option<&str>) -> Option<Error> {
+        None
     }
 }

@@ -97,7 +97,7 @@ impl AppTokens {
     /// * [`ErrorKind::Capacity`]: requests for [so many](crate::AuthBuilder::max_app_tokens) other tokens are under way.
     pub async fn acquire(&self, scopes: impl Scopes) -> Result<AccessToken, Error> {
         let key = self.key(&scopes, None);
-        self.core.cache.app_token(&key, None).await
+        self.core.cache.app_token(&key).await
     }
 
     /// Like [`acquire`](Self::acquire), for a resource (RFC 8707): an API that the provider issues separate tokens for.
@@ -110,40 +110,39 @@ impl AppTokens {
         scopes: impl Scopes,
     ) -> Result<AccessToken, Error> {
         let key = self.key(&scopes, Some(resource));
-        self.core.cache.app_token(&key, None).await
+        self.core.cache.app_token(&key).await
     }
 
-    /// Another token in place of one that an API has refused, for the same scopes and the resource of that one. If it was replaced already, its
-    /// successor comes from memory; else all who ask wait for one request, and those who do not ask so are served the old one until
-    /// then, which may do at other APIs. To take it from everybody at once there is [`evict`](Self::evict).
+    /// Another token than one that its API refused with 401, for the same scopes and resource: what took its place meanwhile, or by one
+    /// request, however many ask. Those who do not ask so are served the old one until then, which may do at other APIs; to take it
+    /// from everybody at once there is [`evict`](Self::evict). [`Api`](crate::Api) does this by itself.
+    ///
+    /// `None`: there is no other that would fare better, for the provider gave the same one again, or the refused one was issued
+    /// less than a minute ago. An API that refuses every token does not make every call a request for one.
     ///
     /// ```
     /// # use axum_signout::{AccessToken, Auth, Error};
     /// # async fn call(_: &AccessToken) -> u16 { 200 }
-    /// # async fn job(auth: Auth) -> Result<u16, Error> {
-    /// let tokens = auth.app_tokens();
-    /// let token = tokens.acquire("Reports.Write").await?;
-    /// let mut status = call(&token).await;
-    /// if status == 401 {
-    ///     let token = tokens.acquire_other_than(&token, "Reports.Write").await?;
-    ///     status = call(&token).await;
+    /// async fn job(auth: Auth) -> Result<u16, Error> {
+    ///     let tokens = auth.app_tokens();
+    ///     let token = tokens.acquire("Reports.Write").await?;
+    ///     let status = call(&token).await;
+    ///     if status == 401 && let Some(fresh) = tokens.acquire_fresh("Reports.Write", &token).await? {
+    ///         return Ok(call(&fresh).await);
+    ///     }
+    ///     Ok(status)
     /// }
-    /// # Ok(status)
-    /// # }
     /// ```
     ///
     /// # Errors
-    ///
-    /// Those of [`acquire`](Self::acquire), and [`ErrorKind::ProviderRejected`] also where the provider issues the same token again, or the
-    /// refused one itself was issued in place of a refused one within the last ten seconds: an API that refuses them all makes no
-    /// flood of requests for tokens.
-    pub async fn acquire_other_than(
+    /// Those of [`acquire`](Self::acquire).
+    pub async fn acquire_fresh(
         &self,
-        refused: &AccessToken,
         scopes: impl Scopes,
-    ) -> Result<AccessToken, Error> {
+        refused: &AccessToken,
+    ) -> Result<Option<AccessToken>, Error> {
         let key = self.key(&scopes, refused.resource());
-        self.core.cache.app_token(&key, Some(refused)).await
+        self.core.cache.app_token_but(&key, Some(refused)).await
     }
 
     /// Takes the token for these scopes out, for good, and has it revoked at the provider in the background, unless

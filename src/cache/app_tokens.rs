@@ -36,8 +36,6 @@ struct Errand {
     /// Its slot's name among the pauses.
     name: SignInId,
     number: u64,
-    /// Whether it is made because an API refused the token that is there.
-    anew: bool,
     /// Of which provider a token had to make room.
     pushed_out: Option<usize>,
 }
@@ -45,27 +43,44 @@ struct Errand {
 enum Found {
     Token(AccessToken),
     Flight(Flight),
+    NoOther,
 }
 
 impl Cache {
-    /// A valid token; not `but`, which an API has refused.
-    pub(crate) async fn app_token(
+    pub(crate) async fn app_token(&self, key: &AppKey) -> Result<AccessToken, Error> {
+        let token = self.app_token_but(key, None).await?;
+        token.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Internal,
+                "another token of the app was looked for although none was refused",
+            )
+        })
+    }
+
+    /// A valid token; not `but`, which an API has refused. `None`: there is no other to be had that would fare better.
+    pub(crate) async fn app_token_but(
         &self,
         key: &AppKey,
         but: Option<&AccessToken>,
-    ) -> Result<AccessToken, Error> {
+    ) -> Result<Option<AccessToken>, Error> {
         for _ in 0..ROUNDS {
             let flight = match self.find_app_token(key, but)? {
-                Found::Token(token) => return Ok(token),
+                Found::Token(token) => return Ok(Some(token)),
                 Found::Flight(flight) => flight,
+                Found::NoOther => return Ok(None),
             };
             match flight.landed().await {
+                // The provider gave the same one again.
                 Landed::Token(token) if but.is_some_and(|but| same(but, &token)) => {
-                    return Err(rejected("the provider issued the same token again"));
+                    return Ok(None);
                 }
                 // Looked at once more: it may have been evicted before this task had its turn.
-                Landed::Token(token) if self.holds_app_token(key, &token) => return Ok(token),
-                Landed::Failed(error) => return self.still_valid(key, but).ok_or(error),
+                Landed::Token(token) if self.holds_app_token(key, &token) => {
+                    return Ok(Some(token));
+                }
+                Landed::Failed(error) => {
+                    return self.still_valid(key, but).map(Some).ok_or(error);
+                }
                 Landed::Token(_) | Landed::Evicted => {}
             }
         }
@@ -83,8 +98,7 @@ impl Cache {
             ));
         }
         let asked = Asked {
-            wall: self.0.clock.wall(),
-            steady: self.0.clock.steady(),
+            now: self.0.clock.wall(),
             margin: self.0.config.expiry_margin,
             share: self.0.config.refresh_ahead,
             but,
@@ -105,18 +119,19 @@ impl Cache {
             Step::Serve { token, behind } => {
                 // Nobody waits for it, so nobody is told that there is no room.
                 if behind && !self.0.stopped.is_cancelled() {
-                    let _ = self.start_errand(&mut slots, key, false);
+                    let _ = self.start_errand(&mut slots, key);
                 }
                 Ok(Found::Token(token))
             }
             Step::Join(flight) => Ok(Found::Flight(flight)),
-            Step::Ask { anew } => self.start_errand(&mut slots, key, anew).map(Found::Flight),
+            Step::Ask => self.start_errand(&mut slots, key).map(Found::Flight),
+            Step::NoOther => Ok(Found::NoOther),
             Step::Refuse(error) => Err(error),
         }
     }
 
     /// To be called with the slots locked: whoever comes next finds the request.
-    fn start_errand(&self, slots: &mut Slots, key: &AppKey, anew: bool) -> Result<Flight, Error> {
+    fn start_errand(&self, slots: &mut Slots, key: &AppKey) -> Result<Flight, Error> {
         let number = slots.next_flight();
         let Ok((slot, pushed_out)) = self.0.app_tokens.slot(slots, key) else {
             return Err(Error::new(
@@ -128,7 +143,6 @@ impl Cache {
             key: key.clone(),
             name: slot.name,
             number,
-            anew,
             pushed_out,
         };
         let cache = self.clone();
@@ -247,7 +261,7 @@ impl Cache {
         slot.flight = None;
         let landed = match answer {
             Ok(tokens) => {
-                slot.keep(tokens, errand.anew.then(|| self.0.clock.steady()));
+                slot.keep(tokens);
                 let token = slot.token().cloned();
                 token.map_or(Landed::Evicted, Landed::Token)
             }

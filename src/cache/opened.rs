@@ -22,10 +22,6 @@ use crate::token::AccessToken;
 /// How long what was loaded from a shared store is good for: another node may have evicted it since.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 
-/// A token that its API refuses so soon after it was issued is not replaced: the next one would fare no better, and an API that
-/// refuses them all, because it expects another audience, say, must not make every request a refresh.
-const TOO_YOUNG_TO_REPLACE: Duration = Duration::from_secs(60);
-
 /// What a locator opened.
 #[derive(Clone, Debug)]
 pub(crate) enum Opened {
@@ -227,18 +223,15 @@ impl SignIn {
         let stored = self.current().await?;
         let now = cache.clock.wall();
         let tokens = &stored.entry.tokens;
-        let is_there = asked.is_refused_in(tokens, now);
-        let young = refused
-            .received()
-            .is_some_and(|at| now.since(at) < TOO_YOUNG_TO_REPLACE);
+        let held = asked.refused_in(tokens, now);
         let other = pick(tokens, asked, now, cache.config.expiry_margin);
         let token = match other {
             _ if self.has_ended() => Err(ended()),
-            Some(token) if !is_there => Ok(Some(token.clone())),
-            _ if young && is_there => Ok(None),
+            Some(token) if held.is_none() => Ok(Some(token.clone())),
+            _ if held.is_some_and(|held| held.is_young_at(now)) => Ok(None),
             _ => match self.refreshed(&stored, asked).await {
                 // The provider gave the same one again.
-                Ok(None) if asked.is_refused_in(&self.entry().tokens, now) => Ok(None),
+                Ok(None) if asked.refused_in(&self.entry().tokens, now).is_some() => Ok(None),
                 Ok(None) => Err(self.granted_less(asked)),
                 answer => answer,
             },

@@ -37,11 +37,13 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// Whether the refused token is still there, so that nobody has got another one in its place.
-    pub(super) fn is_refused_in(self, tokens: &TokenSet, now: Timestamp) -> bool {
-        let refused = |token: &AccessToken| self.refused.is_some_and(|hash| token.is(&hash));
-        let mut held = tokens.access_tokens().iter();
-        held.any(|token| refused(token) && token.is_valid_at(now, Duration::ZERO))
+    /// The refused token where it is still there, so that nobody has got another one in its place. The provider may have issued it
+    /// again meanwhile.
+    pub(super) fn refused_in(self, tokens: &TokenSet, now: Timestamp) -> Option<&AccessToken> {
+        let refused = self.refused?;
+        let held = tokens.access_tokens().iter();
+        held.filter(|token| token.is(&refused) && token.is_valid_at(now, Duration::ZERO))
+            .max_by_key(|token| token.received())
     }
 }
 

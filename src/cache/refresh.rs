@@ -112,7 +112,7 @@ impl Cache {
             }
             // Another request's refresh for other scopes: what it brought may do, else it is this one's turn.
             if let Ok(stored) = answer {
-                if self.serves(&stored, &wanted) {
+                if self.settles(&stored, &wanted) {
                     return Ok(stored);
                 }
             } else if flag.ended() {
@@ -121,11 +121,16 @@ impl Cache {
         }
     }
 
-    pub(super) fn serves(&self, stored: &Stored, wanted: &Wanted) -> bool {
+    /// Whether what is stored leaves nothing to ask the provider for.
+    pub(super) fn settles(&self, stored: &Stored, wanted: &Wanted) -> bool {
         let (now, margin) = (self.0.clock.wall(), self.0.config.expiry_margin);
         let (tokens, scopes) = (&stored.entry.tokens, wanted.scopes());
         let asked = wanted.asked(&scopes);
-        !asked.is_refused_in(tokens, now) && pick(tokens, asked, now, margin).is_some()
+        match asked.refused_in(tokens, now) {
+            // Issued again, to somebody else who asked for another one.
+            Some(refused) => refused.is_young_at(now),
+            None => pick(tokens, asked, now, margin).is_some(),
+        }
     }
 
     /// Whether a refresh of this sign-in, or of many at its provider, failed lately.
@@ -232,7 +237,7 @@ impl Cache {
                 Lease::Busy(left) => {
                     // A refresh elsewhere whose outcome is unknown keeps its lease, but one that succeeded shows.
                     let stored = self.at(&address).await?;
-                    if stored.generation != known && self.serves(&stored, wanted) {
+                    if stored.generation != known && self.settles(&stored, wanted) {
                         return Ok(stored);
                     }
                     // On one node the flight keeps refreshes apart, so this lease is what an unknown outcome has left:
@@ -292,7 +297,7 @@ impl Cache {
             Ok(stored) => stored,
             Err(error) => return (Err(error), true),
         };
-        if stored.generation != known && self.serves(&stored, wanted) {
+        if stored.generation != known && self.settles(&stored, wanted) {
             return (Ok(stored), true);
         }
         let entry = &stored.entry;
@@ -409,7 +414,7 @@ impl Cache {
             return Err(ended());
         }
         let now = self.at(&address).await?;
-        if self.serves(&now, wanted) {
+        if self.settles(&now, wanted) {
             return Ok(now);
         }
         Err(Error::new(

@@ -11,10 +11,13 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum_signout::testing::{Endpoint, Event, Fault, Gate, NeedsConsent, TestProvider};
-use axum_signout::{Api, ApiBuilder, Error, ErrorKind, Tokens};
+use axum_signout::{
+    AccessToken, Api, ApiBuilder, AppTokens, Error, ErrorKind, TokenSource, Tokens,
+};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::app_tokens::claims;
 use crate::support::app::Setup;
 use crate::world::{World, acquire, kind};
 
@@ -366,37 +369,48 @@ async fn fifty_refusals_at_once_make_one_refresh_r29() {
 }
 
 #[tokio::test]
-async fn an_api_that_refuses_every_token_gets_two_and_costs_a_refresh_a_minute() {
-    let world = World::new().await;
-    let tokens = world.tokens(&world.sign_in("alice").await).await;
-    let server = TestApi::answering(|_| challenge("Bearer error=\"invalid_token\"")).await;
-    let api = server.client();
-    world.advance(OLD_ENOUGH);
-    let mut counts = Vec::new();
-    for wait in [0, 1, 30, 60] {
-        world.advance(Duration::from_secs(wait));
-        let answer = api.get(&tokens, "/me").await.unwrap();
-        assert_eq!(answer.status(), 401);
-        assert_eq!(answer.text().await.unwrap(), "refused");
-        counts.push((server.seen().len(), world.refreshes()));
+async fn an_api_that_refuses_every_token_gets_two_and_costs_a_refresh_a_minute_r30() {
+    for life in ["known", "unknown"] {
+        let world = World::new().await;
+        if life == "unknown" {
+            let fault = Fault::Without("expires_in".into());
+            world.provider.faults().always(Endpoint::Token, fault);
+        }
+        let browser = world.sign_in("alice").await;
+        let server = TestApi::answering(|_| challenge("Bearer error=\"invalid_token\"")).await;
+        let api = server.client();
+        let mut counts = Vec::new();
+        for wait in [0, 60, 0, 1, 30, 60] {
+            world.advance(Duration::from_secs(wait));
+            let tokens = world.tokens(&browser).await;
+            let answer = api.get(&tokens, "/me").await.unwrap();
+            assert_eq!(answer.status(), 401);
+            assert_eq!(answer.text().await.unwrap(), "refused");
+            counts.push((server.seen().len(), world.refreshes()));
+        }
+        let expected = [(1, 0), (3, 1), (4, 1), (5, 1), (6, 1), (8, 2)];
+        assert_eq!(counts, expected, "{life}");
     }
-    assert_eq!(counts, [(2, 1), (3, 1), (4, 1), (6, 2)]);
 }
 
 #[tokio::test]
 async fn a_provider_that_gives_the_same_token_again_leaves_it_at_the_401() {
     let world = World::new().await;
-    let tokens = world.tokens(&world.sign_in("alice").await).await;
+    let browser = world.sign_in("alice").await;
+    let (tokens, late) = (world.tokens(&browser).await, world.tokens(&browser).await);
     let server = TestApi::start().await;
     let old = refused_token(&world, &server, &tokens).await;
     let same = Fault::Set("access_token".into(), old.clone().into());
     let id_token = Fault::Without("id_token".into());
     world.provider.faults().always(Endpoint::Refresh, same);
     world.provider.faults().always(Endpoint::Refresh, id_token);
-    let answer = server.client().get(&tokens, "/me").await.unwrap();
-    assert_eq!(answer.status(), 401);
-    assert_eq!(server.seen(), [old]);
-    assert_eq!(world.refreshes(), 1);
+    // A request that began before knows only of the old one, and has its own copy of it.
+    for tokens in [&tokens, &late, &tokens, &late] {
+        let answer = server.client().get(tokens, "/me").await.unwrap();
+        assert_eq!(answer.status(), 401);
+        assert_eq!(world.refreshes(), 1);
+    }
+    assert_eq!(server.seen(), [&*old; 4]);
 }
 
 /// Two tokens of the sign-in serve the same scope; both are refused.
@@ -773,4 +787,157 @@ async fn an_answer_is_streamed_whatever_its_length() {
         length += chunk.len();
     }
     assert_eq!(length, 8 << 20);
+}
+
+/// The same of the app, for no scopes.
+async fn refused_app_token(world: &World, api: &TestApi, tokens: &AppTokens) -> String {
+    let token = tokens.acquire(()).await.unwrap().secret().to_owned();
+    world.advance(OLD_ENOUGH);
+    api.refuse(&token);
+    token
+}
+
+const OWN: &str = "https://own.example";
+
+/// With a resource of the provider's own for who names none.
+async fn a_successor_is_for_the_same_resource(world: &World, tokens: &impl TokenSource) {
+    let other = "https://other.example";
+    let requests = || world.issued() + world.refreshes();
+    for (resource, audience) in [(None, OWN), (Some(other), other)] {
+        let server = TestApi::start().await;
+        let mut api = server.builder().scopes("mail.read");
+        if let Some(resource) = resource {
+            api = api.resource(resource);
+        }
+        let api = api.build().unwrap();
+        let begun = requests();
+        let call = async || api.get(tokens, "/me").await.unwrap().status();
+        assert_eq!(call().await, 200);
+        server.refuse(&server.seen()[0]);
+        world.advance(OLD_ENOUGH);
+        assert_eq!(
+            (call().await, call().await),
+            (StatusCode::OK, StatusCode::OK)
+        );
+        assert_eq!(requests() - begun, 2, "{audience}");
+
+        let seen = server.seen();
+        let (old, new) = (&seen[0], &seen[2]);
+        assert_ne!(old, new, "{audience}");
+        assert_eq!(seen, [old, old, new, new].map(String::clone), "{audience}");
+        for token in [old, new] {
+            let claims = claims(&AccessToken::bearer(token.as_str()));
+            assert_eq!(claims["aud"][0], audience);
+            assert_eq!(claims["scope"], "mail.read");
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_token_is_for_the_resource_of_the_refused_one() {
+    let provider = TestProvider::builder().jwt_access_tokens(true);
+    let setup = Setup::new().provider(|provider| provider.resource(OWN));
+    let world = World::start(provider, setup, |auth| auth).await;
+    a_successor_is_for_the_same_resource(&world, &world.app_tokens()).await;
+    let tokens = world.tokens(&world.sign_in("alice").await).await;
+    a_successor_is_for_the_same_resource(&world, &tokens).await;
+}
+
+#[tokio::test]
+async fn fifty_refusals_of_an_app_token_at_once_make_one_request_r29() {
+    let world = World::new().await;
+    let tokens = world.app_tokens();
+    let gate = Gate::new();
+    let server = TestApi::refusing_at(gate.clone(), |_| "fine".into_response()).await;
+    refused_app_token(&world, &server, &tokens).await;
+    let (api, mut running) = (server.client(), JoinSet::new());
+    for _ in 0..50 {
+        let (api, tokens) = (api.clone(), tokens.clone());
+        running.spawn(async move { api.get(&tokens, "/me").await.unwrap().status() });
+    }
+    gate.arrived(50).await;
+    gate.open();
+    for status in running.join_all().await {
+        assert_eq!(status, 200);
+    }
+    assert_eq!((world.issued(), server.seen().len()), (2, 100));
+}
+
+#[tokio::test]
+async fn an_api_that_refuses_every_app_token_gets_two_and_costs_a_request_a_minute_r30() {
+    let world = World::new().await;
+    let tokens = world.app_tokens();
+    let server = TestApi::answering(|_| challenge("Bearer error=\"invalid_token\"")).await;
+    let api = server.client();
+    let mut counts = Vec::new();
+    for wait in [0, 60, 0, 59, 1] {
+        world.advance(Duration::from_secs(wait));
+        let answer = api.get(&tokens, "/me").await.unwrap();
+        assert_eq!(answer.status(), 401);
+        assert_eq!(answer.text().await.unwrap(), "refused");
+        counts.push((server.seen().len(), world.issued()));
+    }
+    assert_eq!(counts, [(1, 1), (3, 2), (4, 2), (5, 2), (7, 3)]);
+}
+
+/// There is no user who could be asked.
+#[tokio::test]
+async fn a_challenge_to_the_app_itself_is_the_callers_401_r33() {
+    let world = World::new().await;
+    let tokens = world.app_tokens();
+    let text = format!("Bearer error=\"insufficient_claims\", claims=\"{ENCODED}\"");
+    let expected = text.clone();
+    let server = TestApi::answering(move |_| challenge(&text)).await;
+    tokens.acquire(()).await.unwrap();
+    world.advance(OLD_ENOUGH);
+    let answer = server.client().get(&tokens, "/me").await.unwrap();
+    assert_eq!(answer.status(), 401);
+    assert_eq!(answer.headers()[header::WWW_AUTHENTICATE], expected);
+    assert_eq!((server.seen().len(), world.issued()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_app_token_goes_to_its_api_only_a1() {
+    let world = World::new().await;
+    let tokens = world.app_tokens();
+    let other = TestApi::start().await;
+    let elsewhere = other.url.clone();
+    let server = TestApi::answering(move |_| {
+        let to = [(header::LOCATION, elsewhere.clone())];
+        (StatusCode::TEMPORARY_REDIRECT, to).into_response()
+    })
+    .await;
+    let api = server.client();
+    refused_app_token(&world, &server, &tokens).await;
+    // The second attempt is redirected.
+    assert_eq!(api.get(&tokens, "/me").await.unwrap().status(), 307);
+    assert_eq!(server.seen().len(), 2);
+    let leading_away = api.get(&tokens, &other.url).await;
+    assert_eq!(kind(leading_away), ErrorKind::Forbidden);
+    assert!(other.calls().is_empty(), "{:?}", other.calls());
+}
+
+#[tokio::test]
+async fn an_app_token_that_is_evicted_while_its_call_is_refused_is_followed_by_a_new_one_r31() {
+    let world = World::new().await;
+    let tokens = world.app_tokens();
+    let gate = Gate::new();
+    let server = TestApi::refusing_at(gate.clone(), |_| "fine".into_response()).await;
+    // Too young to be replaced, had it stayed.
+    let old = tokens.acquire(()).await.unwrap();
+    server.refuse(old.secret());
+    let calling = {
+        let (api, tokens) = (server.client(), tokens.clone());
+        tokio::spawn(async move { api.get(&tokens, "/me").await })
+    };
+    gate.arrived(1).await;
+    assert_eq!(tokens.evict(()).await, 1);
+    gate.open();
+    assert_eq!(calling.await.unwrap().unwrap().status(), 200);
+    let new = tokens.acquire(()).await.unwrap();
+    assert_eq!(server.seen(), [old.secret(), new.secret()]);
+    assert_eq!(world.issued(), 2);
+    world.finish().await;
+    assert!(!world.provider.is_active(old.secret()));
+    assert!(world.provider.is_active(new.secret()));
 }

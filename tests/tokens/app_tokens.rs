@@ -22,6 +22,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// When every token of an hour is due, wherever it stands among all.
 const DUE: Duration = Duration::from_secs(3210);
 
+/// From when on a refused token is replaced.
+const OLD_ENOUGH: Duration = Duration::from_secs(60);
+
 const AT: Endpoint = Endpoint::ClientCredentials;
 
 fn issued_by(provider: &TestProvider) -> usize {
@@ -43,11 +46,11 @@ fn struck(world: &World) -> usize {
 }
 
 impl World {
-    fn app_tokens(&self) -> AppTokens {
+    pub(crate) fn app_tokens(&self) -> AppTokens {
         self.app.auth.app_tokens()
     }
 
-    fn issued(&self) -> usize {
+    pub(crate) fn issued(&self) -> usize {
         issued_by(&self.provider)
     }
 
@@ -71,6 +74,11 @@ async fn secret(tokens: &AppTokens, scope: &str) -> String {
     tokens.acquire(scope).await.unwrap().secret().to_owned()
 }
 
+/// Another token for the scope `a` in place of a refused one.
+async fn fresh(tokens: &AppTokens, refused: &AccessToken) -> Result<Option<AccessToken>, Error> {
+    tokens.acquire_fresh("a", refused).await
+}
+
 /// Until another token than this one is served.
 async fn successor(tokens: &AppTokens, scope: &str, old: &str) -> String {
     let begin = Instant::now();
@@ -85,7 +93,7 @@ async fn successor(tokens: &AppTokens, scope: &str, old: &str) -> String {
 }
 
 /// The claims of an access token that is a JWT.
-fn claims(token: &AccessToken) -> Value {
+pub(crate) fn claims(token: &AccessToken) -> Value {
     let part = token.secret().split('.').nth(1).unwrap();
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
 }
@@ -642,11 +650,12 @@ async fn an_app_token_that_an_api_refused_is_replaced_once_for_all_r29() {
     let tokens = world.app_tokens();
     let api = "https://api.example.com";
     let refused = tokens.acquire_for(api, "a").await.unwrap();
+    world.advance(OLD_ENOUGH);
     let gate = world.hold();
     let waiting: Vec<_> = (0..100)
         .map(|_| {
             let (tokens, refused) = (tokens.clone(), refused.clone());
-            tokio::spawn(async move { tokens.acquire_other_than(&refused, "a").await })
+            tokio::spawn(async move { fresh(&tokens, &refused).await })
         })
         .collect();
     gate.arrived(1).await;
@@ -655,45 +664,54 @@ async fn an_app_token_that_an_api_refused_is_replaced_once_for_all_r29() {
     let meanwhile = tokens.acquire_for(api, "a").await.unwrap();
     assert_eq!(meanwhile.secret(), refused.secret());
     gate.open();
-    let next = tokens.acquire_other_than(&refused, "a").await.unwrap();
+    let next = fresh(&tokens, &refused).await.unwrap().unwrap();
     assert_ne!(next.secret(), refused.secret());
     for one in waiting {
-        assert_eq!(one.await.unwrap().unwrap().secret(), next.secret());
+        let other = one.await.unwrap().unwrap().unwrap();
+        assert_eq!(other.secret(), next.secret());
     }
     let now = tokens.acquire_for(api, "a").await.unwrap();
     assert_eq!(now.secret(), next.secret());
     assert_eq!((gate.arrivals(), world.issued()), (1, 2));
     // Who comes late with the old one gets the one that is there.
-    let late = tokens.acquire_other_than(&refused, "a").await.unwrap();
+    let late = fresh(&tokens, &refused).await.unwrap().unwrap();
     assert_eq!(late.secret(), next.secret());
     assert_eq!(world.issued(), 2);
 }
 
 #[tokio::test]
 async fn an_api_that_refuses_every_app_token_makes_no_flood_of_requests_r30() {
-    let world = World::new().await;
-    let tokens = world.app_tokens();
-    let first = tokens.acquire("a").await.unwrap();
-    let second = tokens.acquire_other_than(&first, "a").await.unwrap();
-    for _ in 0..10 {
-        let error = tokens.acquire_other_than(&second, "a").await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ProviderRejected);
-        assert_eq!(error.retry_after(), Some(10 * SECOND));
-    }
-    assert_eq!(secret(&tokens, "a").await, second.secret());
-    assert_eq!(world.issued(), 2);
-    world.advance(10 * SECOND);
-    let third = tokens.acquire_other_than(&second, "a").await.unwrap();
-    assert_ne!(third.secret(), second.secret());
+    for life in ["known", "unknown"] {
+        let world = World::new().await;
+        if life == "unknown" {
+            let fault = Fault::Without("expires_in".into());
+            world.provider.faults().always(AT, fault);
+        }
+        let tokens = world.app_tokens();
+        let first = tokens.acquire("a").await.unwrap();
+        let no_other = async |refused: &AccessToken| fresh(&tokens, refused).await.unwrap();
+        world.advance(59 * SECOND);
+        assert!(no_other(&first).await.is_none(), "{life}");
+        world.advance(SECOND);
+        let second = fresh(&tokens, &first).await.unwrap().unwrap();
+        assert_ne!(second.secret(), first.secret(), "{life}");
+        for _ in 0..10 {
+            assert!(no_other(&second).await.is_none(), "{life}");
+        }
+        assert_eq!(secret(&tokens, "a").await, second.secret(), "{life}");
+        assert_eq!(world.issued(), 2, "{life}");
+        world.advance(OLD_ENOUGH);
+        let third = fresh(&tokens, &second).await.unwrap().unwrap();
+        assert_ne!(third.secret(), second.secret(), "{life}");
 
-    // Nor does a provider that answers with the same token, and it is not handed out as another one.
-    world.advance(10 * SECOND);
-    world.fault(Fault::Set("access_token".into(), third.secret().into()));
-    let same = tokens.acquire_other_than(&third, "a").await;
-    assert_eq!(kind(same), ErrorKind::ProviderRejected);
-    let again = tokens.acquire_other_than(&third, "a").await;
-    assert_eq!(kind(again), ErrorKind::ProviderRejected);
-    assert_eq!(world.issued(), 4);
+        // Nor does a provider that answers with the same token, and it is not handed out as another one.
+        world.advance(OLD_ENOUGH);
+        world.fault(Fault::Set("access_token".into(), third.secret().into()));
+        for _ in 0..3 {
+            assert!(no_other(&third).await.is_none(), "{life}");
+        }
+        assert_eq!(world.issued(), 4, "{life}");
+    }
 }
 
 #[tokio::test]
@@ -701,15 +719,16 @@ async fn a_refused_app_token_is_not_served_to_who_refused_it_while_the_provider_
     let world = World::new().await;
     let tokens = world.app_tokens();
     let refused = tokens.acquire("a").await.unwrap();
+    world.advance(OLD_ENOUGH);
     world.fault(Fault::Status(503));
     for _ in 0..3 {
-        let answer = tokens.acquire_other_than(&refused, "a").await;
+        let answer = fresh(&tokens, &refused).await;
         assert_eq!(kind(answer), ErrorKind::ProviderUnavailable);
     }
     assert_eq!(struck(&world), 1);
     assert_eq!(secret(&tokens, "a").await, refused.secret());
     world.advance(SECOND);
-    let next = tokens.acquire_other_than(&refused, "a").await.unwrap();
+    let next = fresh(&tokens, &refused).await.unwrap().unwrap();
     assert_ne!(next.secret(), refused.secret());
 }
 

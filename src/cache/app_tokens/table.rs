@@ -8,13 +8,9 @@ use super::flight::Flight;
 use crate::cache::back_off::{Trouble, spread};
 use crate::cache::refresh::put_off;
 use crate::clock::Timestamp;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::id::{self, SignInId};
 use crate::token::{AccessToken, TokenSet};
-
-/// An API that refuses new tokens, too, makes no flood of requests for tokens: so long after one was replaced because it
-/// was refused, its successor is not.
-const ANEW_PAUSE: Duration = Duration::from_secs(10);
 
 /// What a token is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -60,15 +56,12 @@ pub(super) struct Slot {
     pub(super) flight: Option<(u64, Flight)>,
     /// What the provider said when it refused.
     pub(super) refusal: Option<Error>,
-    /// Until when the token is not replaced because an API refuses it.
-    pub(super) settled_until: Option<Timestamp>,
     used: u64,
 }
 
 /// When somebody asks, and how tokens are judged.
 pub(super) struct Asked<'a> {
-    pub(super) wall: Timestamp,
-    pub(super) steady: Timestamp,
+    pub(super) now: Timestamp,
     pub(super) margin: Duration,
     pub(super) share: Option<f64>,
     /// A token that is of no use to them: an API refused it.
@@ -84,10 +77,10 @@ pub(super) enum Step {
     },
     /// They wait for the request under way.
     Join(Flight),
-    /// They wait for one that is to be made; `anew`: because an API refused the token that is there.
-    Ask {
-        anew: bool,
-    },
+    /// They wait for one that is to be made.
+    Ask,
+    /// The token that an API refused was issued a moment ago: no other one would fare better.
+    NoOther,
     Refuse(Error),
 }
 
@@ -115,41 +108,36 @@ impl Slot {
             token: token.clone(),
             behind: behind && self.flight().is_none(),
         };
-        if let Some(token) = token.filter(|token| token.is_fresh_at(asked.wall, asked.margin)) {
+        if let Some(token) = token.filter(|token| token.is_fresh_at(asked.now, asked.margin)) {
             let due = asked.share.is_some_and(|share| {
-                token.is_due_at(asked.wall, asked.margin, share, spread(&self.name))
+                token.is_due_at(asked.now, asked.margin, share, spread(&self.name))
             });
             let behind = due && trouble().is_none_or(|trouble| trouble.left.is_zero());
             return serve(token, behind);
         }
         let trouble = trouble();
-        let valid = token.filter(|token| token.is_valid_at(asked.wall, Duration::ZERO));
+        let valid = token.filter(|token| token.is_valid_at(asked.now, Duration::ZERO));
         if let (Some(token), Some(trouble)) = (valid, trouble) {
             return serve(token, trouble.left.is_zero());
         }
         if let Some(flight) = self.flight() {
             return Step::Join(flight.clone());
         }
+        if held.is_some_and(|token| refused(&token) && token.is_young_at(asked.now)) {
+            return Step::NoOther;
+        }
         if let Some(trouble) = trouble.filter(|trouble| !trouble.left.is_zero()) {
             let refusal = self.refusal.clone().filter(|_| !trouble.outage);
             let error = refusal.unwrap_or_else(|| put_off(trouble.left));
             return Step::Refuse(error.with_retry_after(trouble.left));
         }
-        let anew = held.is_some_and(|token| refused(&token));
-        let settled = self.settled_until.filter(|until| asked.steady < *until);
-        if let (Some(until), true) = (settled, anew) {
-            let error = "a token that was issued in place of a refused one is refused as well";
-            let error = Error::new(ErrorKind::ProviderRejected, error);
-            return Step::Refuse(error.with_retry_after(until.since(asked.steady)));
-        }
-        Step::Ask { anew }
+        Step::Ask
     }
 
     /// The provider has given these.
-    pub(super) fn keep(&mut self, tokens: TokenSet, anew_at: Option<Timestamp>) {
+    pub(super) fn keep(&mut self, tokens: TokenSet) {
         self.tokens = Some(tokens);
         self.refusal = None;
-        self.settled_until = anew_at.map(|at| at.plus(ANEW_PAUSE));
     }
 }
 
@@ -208,7 +196,6 @@ impl AppTokenTable {
             tokens: None,
             flight: None,
             refusal: None,
-            settled_until: None,
             used: 0,
         }
     }
@@ -276,6 +263,7 @@ pub(super) fn same(one: &AccessToken, other: &AccessToken) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     const NAME: SignInId = SignInId::from_bytes([0; 16]);
 
@@ -305,7 +293,8 @@ mod tests {
         match step {
             Step::Serve { token, behind } => format!("{} {behind}", token.secret()),
             Step::Join(_) => "join".to_owned(),
-            Step::Ask { anew } => format!("ask {anew}"),
+            Step::Ask => "ask".to_owned(),
+            Step::NoOther => "no other".to_owned(),
             Step::Refuse(error) => format!(
                 "{} {}",
                 error.kind().as_str(),
@@ -339,8 +328,8 @@ mod tests {
             &'a str,
         );
         // What is held, whether a request is under way, what an API refused, when, and what went wrong lately.
-        let rows: [Row<'_>; 21] = [
-            ("nothing there", None, false, None, 0, none, "ask false"),
+        let rows: [Row<'_>; 24] = [
+            ("nothing there", None, false, None, 0, none, "ask"),
             ("on its way", None, true, None, 0, none, "join"),
             ("there", Some("t"), false, None, 0, none, "t false"),
             ("due", Some("t"), false, None, 800, none, "t true"),
@@ -363,15 +352,7 @@ mod tests {
                 away(0),
                 "t true",
             ),
-            (
-                "last minute",
-                Some("t"),
-                false,
-                None,
-                950,
-                none,
-                "ask false",
-            ),
+            ("last minute", Some("t"), false, None, 950, none, "ask"),
             (
                 "last minute, on its way",
                 Some("t"),
@@ -408,7 +389,7 @@ mod tests {
                 refused(9),
                 "t false",
             ),
-            ("ended", Some("t"), false, None, 1000, none, "ask false"),
+            ("ended", Some("t"), false, None, 1000, none, "ask"),
             (
                 "ended, away",
                 Some("t"),
@@ -443,15 +424,15 @@ mod tests {
                 None,
                 1000,
                 refused(0),
-                "ask false",
+                "ask",
             ),
-            ("no use", Some("t"), false, Some("t"), 0, none, "ask true"),
+            ("no use", Some("t"), false, Some("t"), 60, none, "ask"),
             (
                 "no use, on its way",
                 Some("t"),
                 true,
                 Some("t"),
-                0,
+                60,
                 none,
                 "join",
             ),
@@ -460,9 +441,36 @@ mod tests {
                 Some("t"),
                 false,
                 Some("t"),
-                0,
+                60,
                 away(9),
                 "ProviderUnavailable 9",
+            ),
+            (
+                "no use, young",
+                Some("t"),
+                false,
+                Some("t"),
+                59,
+                none,
+                "no other",
+            ),
+            (
+                "no use, young, on its way",
+                Some("t"),
+                true,
+                Some("t"),
+                59,
+                none,
+                "join",
+            ),
+            (
+                "no use, young, away",
+                Some("t"),
+                false,
+                Some("t"),
+                59,
+                away(9),
+                "no other",
             ),
             (
                 "another is of no use",
@@ -485,37 +493,13 @@ mod tests {
             }
             let but = but.map(AccessToken::bearer);
             let asked = Asked {
-                wall: at(now),
-                steady: at(now),
+                now: at(now),
                 margin: secs(60),
                 share: Some(0.8),
                 but: but.as_ref(),
             };
             let step = slot.step(&asked, || trouble);
             assert_eq!(described(step), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_successor_that_is_refused_too_has_to_wait_r30() {
-        let mut slot = slot(None);
-        let mut tokens = TokenSet::new().with_access_token(AccessToken::bearer("t"));
-        tokens.stamp(at(0));
-        slot.keep(tokens, Some(at(0)));
-        let but = AccessToken::bearer("t");
-        for (now, expected) in [
-            (0, "ProviderRejected 10"),
-            (9, "ProviderRejected 1"),
-            (10, "ask true"),
-        ] {
-            let asked = Asked {
-                wall: at(now),
-                steady: at(now),
-                margin: secs(60),
-                share: None,
-                but: Some(&but),
-            };
-            assert_eq!(described(slot.step(&asked, || None)), expected);
         }
     }
 

@@ -71,7 +71,12 @@ async fn an_app_token_for_a_resource_is_for_that_and_the_next_one_comes_when_it_
     assert_ne!(next.secret(), token.secret());
     assert!(world.provider.is_active(next.secret()).await);
     assert_eq!(requests(&world).await, 2);
-    let anew = tokens.acquire_other_than(&next, "orders").await.unwrap();
+    world.advance(60);
+    let anew = tokens
+        .acquire_fresh("orders", &next)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(anew.resource(), Some(API));
     assert_ne!(anew.secret(), next.secret());
 }
