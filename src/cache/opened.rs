@@ -1,7 +1,7 @@
 //! A sign-in that a request has opened, and handing out its tokens.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -51,6 +51,8 @@ struct Snapshot {
     stored: Stored,
     /// Counted from before the load was sent.
     at: Timestamp,
+    /// The flag's, from before the load was sent.
+    doubts: u64,
 }
 
 pub(super) fn ended() -> Error {
@@ -58,8 +60,15 @@ pub(super) fn ended() -> Error {
 }
 
 impl SignIn {
-    pub(super) fn new(cache: Cache, flag: Arc<Flag>, stored: Stored, at: Timestamp) -> Self {
-        let snapshot = Mutex::new(Snapshot { stored, at });
+    /// `at` and `doubts` are from before the load was sent.
+    pub(super) fn new(
+        cache: Cache,
+        flag: Arc<Flag>,
+        stored: Stored,
+        at: Timestamp,
+        doubts: u64,
+    ) -> Self {
+        let snapshot = Mutex::new(Snapshot { stored, at, doubts });
         Self(Arc::new(Inner {
             cache,
             flag,
@@ -67,12 +76,13 @@ impl SignIn {
         }))
     }
 
+    fn lock(&self) -> MutexGuard<'_, Snapshot> {
+        let snapshot = self.0.snapshot.lock();
+        snapshot.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn snapshot(&self) -> Snapshot {
-        self.0
-            .snapshot
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.lock().clone()
     }
 
     pub(crate) fn entry(&self) -> Arc<Entry> {
@@ -119,31 +129,31 @@ impl SignIn {
         if let Some(cause) = self.0.cache.held_back(&self.0.flag, &stored) {
             self.0.flag.end(cause);
         }
-        let mut snapshot = self
-            .0
-            .snapshot
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut snapshot = self.lock();
         if stored.generation >= snapshot.stored.generation {
-            *snapshot = Snapshot { stored, at };
+            (snapshot.stored, snapshot.at) = (stored, at);
         }
     }
 
-    /// What is there now: of a shared store, not older than a second, and of any store, nothing past its end.
+    /// What is there now: of a shared store, not older than a second, and of any store, nothing past its end, nor from before an
+    /// eviction that meant it and found it gone.
     pub(super) async fn current(&self) -> Result<Stored, Error> {
         let cache = &self.0.cache.0;
+        let doubts = self.0.flag.doubts();
         let snapshot = self.snapshot();
         let now = cache.clock.steady();
         // The clocks of store and node may differ, so this only says when to ask: whether it has ended is the store's word. It may
         // have been used since.
         let lapsed = snapshot.stored.expires <= now;
         let aged = cache.store.is_shared() && now.since(snapshot.at) >= GOOD_FOR;
-        if !lapsed && !aged {
+        if !lapsed && !aged && snapshot.doubts == doubts {
             return Ok(snapshot.stored);
         }
         match cache.store.get(&self.address()).await? {
             Lookup::Live(stored) => {
                 self.keep(stored.clone(), now);
+                let mut snapshot = self.lock();
+                snapshot.doubts = snapshot.doubts.max(doubts);
                 Ok(stored)
             }
             Lookup::Gone(cause) => {
