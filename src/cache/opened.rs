@@ -246,6 +246,7 @@ impl SignIn {
             _ if self.has_ended() => Err(ended()),
             Some(token) if !is_there => Ok(Some(token.clone())),
             _ if young && is_there => Ok(None),
+            _ if !self.can_ask_for_another(&stored) => Ok(None),
             _ => match self.refreshed(&stored, asked).await {
                 // The provider gave the same one again.
                 Ok(None) if asked.is_refused_in(&self.entry().tokens, now) => Ok(None),
@@ -257,6 +258,16 @@ impl SignIn {
             return Err(ended());
         }
         token
+    }
+
+    /// Whether the provider may be asked for another token than a refused one: not without a refresh token, nor in the pause after it
+    /// refused. That it is away is an error, which [`refreshed`](Self::refreshed) knows.
+    fn can_ask_for_another(&self, stored: &Stored) -> bool {
+        let cache = &self.0.cache;
+        let provider = cache.provider(stored.entry.account.issuer());
+        let trouble = cache.trouble(&self.0.flag, &stored.entry);
+        let paused = trouble.is_some_and(|trouble| !trouble.outage && !trouble.left.is_zero());
+        stored.entry.tokens.refresh_token.is_some() && provider.is_some() && !paused
     }
 
     /// Whether the next one should be got although this one is good for a while.
