@@ -238,8 +238,9 @@ impl Tokens {
     /// Another token than one that its API refused with 401, for the same resource: what took its place meanwhile, or by one
     /// refresh at the provider, however many ask. The refused one is handed out no more. [`Api`](crate::Api) does this by itself.
     ///
-    /// `None`: there is no other that would fare better, for the provider gave the same one again, or the refused one was issued
-    /// less than a minute ago. An API that refuses every token does not make every request a refresh.
+    /// `None`: there is no other that would fare better, for the provider gave the same one again, there is no refresh token, the
+    /// refused one was issued less than a minute ago, or the provider refused a refresh a moment ago. An API that refuses every token
+    /// does not make every request a refresh.
     ///
     /// ```
     /// # use axum_signout::{AccessToken, Error, Tokens};

@@ -42,6 +42,8 @@ impl Cache {
         correlation_id: &str,
     ) -> Result<Evicted, StoreError> {
         let members = self.0.store.close(selector, removal).await?;
+        // Whom another eviction has just removed is no member any more, and requests here may hold it for a while still.
+        self.0.live.doubt_selected(selector);
         let mut evicted = Evicted::default();
         for some in members.chunks(AT_ONCE) {
             if evicted.pending == 0 {
@@ -108,6 +110,7 @@ mod tests {
         close: AtomicUsize,
         remove: AtomicUsize,
         removals: AtomicUsize,
+        gets: AtomicUsize,
     }
 
     impl Away {
@@ -117,6 +120,7 @@ mod tests {
                 close: AtomicUsize::new(0),
                 remove: AtomicUsize::new(0),
                 removals: AtomicUsize::new(0),
+                gets: AtomicUsize::new(0),
             })
         }
 
@@ -126,6 +130,10 @@ mod tests {
                 "remove" => {
                     self.removals.fetch_add(1, Ordering::SeqCst);
                     &self.remove
+                }
+                "get" => {
+                    self.gets.fetch_add(1, Ordering::SeqCst);
+                    return Ok(());
                 }
                 _ => return Ok(()),
             };
@@ -308,5 +316,74 @@ mod tests {
         let evicted = here.evict_members(&members, &removal, "c").await;
         assert!(evicted.evictions.is_empty());
         assert!(running.acquire(&[], None).await.is_err());
+    }
+
+    async fn has_token(sign_in: &SignIn) -> bool {
+        match sign_in.acquire(&[], None).await {
+            Ok(_) => true,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::NotSignedIn);
+                false
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_account_that_another_node_removed_first_ends_here_too_a6() {
+        let store = Away::new();
+        let (here, there) = (cache(&store), cache(&store));
+        for but_one in [false, true] {
+            let held = create(&here, "ann", "s1").await;
+            let stays = create(&here, "ann", "s2").await;
+            let other = create(&here, "bob", "s1").await;
+            let mut running = Vec::new();
+            for locator in [&held, &stays, &other] {
+                running.push(open(&here, locator).await.unwrap());
+            }
+            let account = held.address.account;
+            let target = match but_one {
+                true => Target::AccountExcept(account, stays.address.id),
+                false => Target::Account(account),
+            };
+            let order = [Order::new(target, Cause::Operator)];
+            assert!(!there.evict(&order, "there").await.is_empty());
+            // What that removal does not tell this node, the next one does.
+            assert!(has_token(&running[0]).await);
+            assert!(here.evict(&order, "here").await.is_empty());
+            assert!(!has_token(&running[0]).await);
+            assert_eq!(running[0].cause(), Some(Cause::Operator));
+            assert_eq!(has_token(&running[1]).await, but_one);
+            assert!(has_token(&running[2]).await);
+        }
+    }
+
+    #[tokio::test]
+    async fn members_that_another_node_removed_first_end_here_too_a6_a8() {
+        let store = Away::new();
+        let (here, there) = (cache(&store), cache(&store));
+        let held = create(&here, "ann", "s1").await;
+        let other = create(&here, "ann", "s2").await;
+        let running = open(&here, &held).await.unwrap();
+        let beside = open(&here, &other).await.unwrap();
+        end(&there).await;
+        assert!(has_token(&running).await);
+        assert!(end(&here).await.is_empty());
+        assert!(!has_token(&running).await);
+        assert!(has_token(&beside).await);
+    }
+
+    #[tokio::test]
+    async fn what_came_since_is_asked_for_once_and_stays_a6() {
+        let store = Away::new();
+        let cache = cache(&store);
+        let held = create(&cache, "ann", "s1").await;
+        let running = open(&cache, &held).await.unwrap();
+        let gets = || store.gets.load(Ordering::SeqCst);
+        cache.0.live.doubt_account(&held.address.account, None);
+        assert!(has_token(&running).await && has_token(&running).await);
+        assert_eq!(gets(), 1);
+        cache.0.live.doubt_selected(&sid());
+        assert!(has_token(&running).await && has_token(&running).await);
+        assert_eq!(gets(), 2);
     }
 }

@@ -99,10 +99,7 @@ impl Cache {
         for (order, removal, removed) in removals.await {
             match removed {
                 Ok(removed) => {
-                    // Another node may have been first: then nothing was there, and requests here may hold it for a while still.
-                    if let Target::SignIn(address) = order.target {
-                        self.0.live.end(&address, order.cause);
-                    }
+                    self.gone(&order.target, order.cause);
                     evicted.to_revoke += removed.iter().filter(|r| r.to_revoke).count();
                     evicted
                         .evictions
@@ -115,6 +112,19 @@ impl Cache {
             }
         }
         evicted
+    }
+
+    /// Another eviction, of this node or another, may have been first: then nothing was there, and requests here may hold it for a
+    /// while still. Of many, some may have come since and stay.
+    fn gone(&self, target: &Target, cause: Cause) {
+        let live = &self.0.live;
+        match target {
+            Target::SignIn(address) => live.end(address, cause),
+            Target::Account(account) => live.doubt_account(account, None),
+            Target::AccountExcept(account, id) => live.doubt_account(account, Some(id)),
+            // Whether it is the one that was meant, only the removal could tell.
+            Target::SignInAt(..) => {}
+        }
     }
 
     /// [`finish`](Self::finish), for sign-ins that left each for itself.

@@ -225,7 +225,11 @@ impl Cache {
         // The flags first: an eviction that this load does not see then finds them.
         let flags: SmallVec<[_; 2]> = locators
             .iter()
-            .map(|locator| self.0.live.enter(locator.address))
+            .map(|locator| {
+                let flag = self.0.live.enter(locator.address);
+                let doubts = flag.doubts();
+                (flag, doubts)
+            })
             .collect();
         // Only what a shared store says grows old.
         let sent = if self.0.store.is_shared() {
@@ -235,7 +239,7 @@ impl Cache {
         };
         let found = self.0.store.load(locators).await?;
         let mut opened = Vec::with_capacity(flags.len());
-        for (flag, lookup) in flags.into_iter().zip(found) {
+        for ((flag, doubts), lookup) in flags.into_iter().zip(found) {
             opened.push(match lookup {
                 Lookup::Gone(cause) => Opened::Dead(cause),
                 Lookup::Moved => Opened::Moved,
@@ -249,7 +253,7 @@ impl Cache {
                         // In a box: at most once a minute, and what every request carries around stays small.
                         Box::pin(self.touch(flag.address())).await;
                     }
-                    Opened::Live(SignIn::new(self.clone(), flag, stored, sent))
+                    Opened::Live(SignIn::new(self.clone(), flag, stored, sent, doubts))
                 }
             });
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::Notify;
@@ -51,6 +51,8 @@ pub(crate) struct Registry {
 pub(crate) struct Flag {
     address: Address,
     ended: AtomicBool,
+    /// How often something was carried out that may have ended it before, elsewhere: what was loaded until then says nothing.
+    doubts: AtomicU64,
     cause: OnceLock<Cause>,
     changed: Notify,
     /// The newest of what was loaded of it: which selectors it goes by.
@@ -89,6 +91,7 @@ impl Registry {
         let flag = Arc::new(Flag {
             address,
             ended: AtomicBool::new(false),
+            doubts: AtomicU64::new(0),
             cause: OnceLock::new(),
             changed: Notify::new(),
             known: Mutex::default(),
@@ -111,22 +114,43 @@ impl Registry {
 
     /// Ends all sign-ins of an account that requests hold: for an eviction whose answer from the store is missing.
     pub(crate) fn end_account(&self, account: &AccountHash, but: Option<&SignInId>, cause: Cause) {
-        self.end_where(cause, |flag| {
-            flag.address.account == *account && Some(&flag.address.id) != but
+        self.for_each(|flag| {
+            if flag.is_of(account, but) {
+                flag.end(cause);
+            }
+        });
+    }
+
+    /// Has all sign-ins of an account that requests hold looked at anew before they are served again: for an eviction that the store
+    /// has confirmed. Another one may have removed them a moment before, and some may have been created since.
+    pub(super) fn doubt_account(&self, account: &AccountHash, but: Option<&SignInId>) {
+        self.for_each(|flag| {
+            if flag.is_of(account, but) {
+                flag.doubt();
+            }
         });
     }
 
     /// Ends all sign-ins that requests hold and that go by a selector: for a closing that the store did not confirm.
     /// Whoever loads one [notes](Flag::note) it before looking at what is pending.
     pub(crate) fn end_selected(&self, selector: &Selector, cause: Cause) {
-        self.end_where(cause, |flag| {
-            let known = flag.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = known.as_ref();
-            known.is_some_and(|known| known.entry.selectors.contains(selector))
+        self.for_each(|flag| {
+            if flag.goes_by(selector) == Some(true) {
+                flag.end(cause);
+            }
         });
     }
 
-    fn end_where(&self, cause: Cause, ending: impl Fn(&Flag) -> bool) {
+    /// What [`doubt_account`](Self::doubt_account) is to an account, for a selector. One that is being loaded may go by it.
+    pub(super) fn doubt_selected(&self, selector: &Selector) {
+        self.for_each(|flag| {
+            if flag.goes_by(selector) != Some(false) {
+                flag.doubt();
+            }
+        });
+    }
+
+    fn for_each(&self, act: impl Fn(&Flag)) {
         for stripe in &self.stripes {
             // Collected whole, then looked at: letting go of a flag takes the lock that is held here.
             let flags: Vec<_> = stripe
@@ -135,9 +159,7 @@ impl Registry {
                 .values()
                 .filter_map(Weak::upgrade)
                 .collect();
-            for flag in flags.iter().filter(|flag| ending(flag)) {
-                flag.end(cause);
-            }
+            flags.iter().for_each(|flag| act(flag));
         }
     }
 
@@ -161,6 +183,26 @@ impl Flag {
         {
             *known = Some(stored.clone());
         }
+    }
+
+    fn is_of(&self, account: &AccountHash, but: Option<&SignInId>) -> bool {
+        self.address.account == *account && Some(&self.address.id) != but
+    }
+
+    /// Whether it goes by a selector, where that is known.
+    fn goes_by(&self, selector: &Selector) -> Option<bool> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.as_ref()?;
+        Some(known.entry.selectors.contains(selector))
+    }
+
+    fn doubt(&self) {
+        self.doubts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Who loads the sign-in reads this before, and trusts what came for as long as it is the same.
+    pub(super) fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::SeqCst)
     }
 
     pub(super) fn known(&self) -> Option<Stored> {

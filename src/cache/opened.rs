@@ -1,7 +1,7 @@
 //! A sign-in that a request has opened, and handing out its tokens.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -47,6 +47,8 @@ struct Snapshot {
     stored: Stored,
     /// Counted from before the load was sent.
     at: Timestamp,
+    /// The flag's, from before the load was sent.
+    doubts: u64,
 }
 
 pub(super) fn ended() -> Error {
@@ -54,8 +56,15 @@ pub(super) fn ended() -> Error {
 }
 
 impl SignIn {
-    pub(super) fn new(cache: Cache, flag: Arc<Flag>, stored: Stored, at: Timestamp) -> Self {
-        let snapshot = Mutex::new(Snapshot { stored, at });
+    /// `at` and `doubts` are from before the load was sent.
+    pub(super) fn new(
+        cache: Cache,
+        flag: Arc<Flag>,
+        stored: Stored,
+        at: Timestamp,
+        doubts: u64,
+    ) -> Self {
+        let snapshot = Mutex::new(Snapshot { stored, at, doubts });
         Self(Arc::new(Inner {
             cache,
             flag,
@@ -63,12 +72,13 @@ impl SignIn {
         }))
     }
 
+    fn lock(&self) -> MutexGuard<'_, Snapshot> {
+        let snapshot = self.0.snapshot.lock();
+        snapshot.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn snapshot(&self) -> Snapshot {
-        self.0
-            .snapshot
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.lock().clone()
     }
 
     pub(crate) fn entry(&self) -> Arc<Entry> {
@@ -115,31 +125,31 @@ impl SignIn {
         if let Some(cause) = self.0.cache.held_back(&self.0.flag, &stored) {
             self.0.flag.end(cause);
         }
-        let mut snapshot = self
-            .0
-            .snapshot
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut snapshot = self.lock();
         if stored.generation >= snapshot.stored.generation {
-            *snapshot = Snapshot { stored, at };
+            (snapshot.stored, snapshot.at) = (stored, at);
         }
     }
 
-    /// What is there now: of a shared store, not older than a second, and of any store, nothing past its end.
+    /// What is there now: of a shared store, not older than a second, and of any store, nothing past its end, nor from before an
+    /// eviction that meant it and found it gone.
     pub(super) async fn current(&self) -> Result<Stored, Error> {
         let cache = &self.0.cache.0;
+        let doubts = self.0.flag.doubts();
         let snapshot = self.snapshot();
         let now = cache.clock.steady();
         // The clocks of store and node may differ, so this only says when to ask: whether it has ended is the store's word. It may
         // have been used since.
         let lapsed = snapshot.stored.expires <= now;
         let aged = cache.store.is_shared() && now.since(snapshot.at) >= GOOD_FOR;
-        if !lapsed && !aged {
+        if !lapsed && !aged && snapshot.doubts == doubts {
             return Ok(snapshot.stored);
         }
         match cache.store.get(&self.address()).await? {
             Lookup::Live(stored) => {
                 self.keep(stored.clone(), now);
+                let mut snapshot = self.lock();
+                snapshot.doubts = snapshot.doubts.max(doubts);
                 Ok(stored)
             }
             Lookup::Gone(cause) => {
@@ -229,6 +239,7 @@ impl SignIn {
             _ if self.has_ended() => Err(ended()),
             Some(token) if held.is_none() => Ok(Some(token.clone())),
             _ if held.is_some_and(|held| held.is_young_at(now)) => Ok(None),
+            _ if !self.can_ask_for_another(&stored) => Ok(None),
             _ => match self.refreshed(&stored, asked).await {
                 // The provider gave the same one again.
                 Ok(None) if asked.refused_in(&self.entry().tokens, now).is_some() => Ok(None),
@@ -240,6 +251,16 @@ impl SignIn {
             return Err(ended());
         }
         token
+    }
+
+    /// Whether the provider may be asked for another token than a refused one: not without a refresh token, nor in the pause after it
+    /// refused. That it is away is an error, which [`refreshed`](Self::refreshed) knows.
+    fn can_ask_for_another(&self, stored: &Stored) -> bool {
+        let cache = &self.0.cache;
+        let provider = cache.provider(stored.entry.account.issuer());
+        let trouble = cache.trouble(&self.0.flag, &stored.entry);
+        let paused = trouble.is_some_and(|trouble| !trouble.outage && !trouble.left.is_zero());
+        stored.entry.tokens.refresh_token.is_some() && provider.is_some() && !paused
     }
 
     /// Whether the next one should be got although this one is good for a while.

@@ -211,12 +211,12 @@ impl Cache {
             return;
         };
         events::refresh_failed(Who::unnamed(&address.account), address.id, error.kind());
-        // Whoever has a token has no reason to ask again at once, whatever went wrong. Whoever has none hears of it each time:
-        // what was wanted may be something else then.
+        // Whoever has a token has no reason to ask again at once, whatever went wrong, be it one that an API refused: it would refuse
+        // it for every request. Whoever has none hears of it each time: what was wanted may be something else then.
         let (now, scopes) = (self.0.clock.wall(), wanted.scopes());
         let tokens = &known.entry.tokens;
         let token = pick(tokens, wanted.asked(&scopes), now, Duration::ZERO);
-        if token.is_some() && !flag.ended() {
+        if (token.is_some() || wanted.refused.is_some()) && !flag.ended() {
             let now = self.0.clock.steady();
             let trouble = self.0.back_off.trouble(&address.id, now);
             if trouble.is_none_or(|trouble| trouble.left.is_zero()) {

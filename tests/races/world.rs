@@ -703,11 +703,7 @@ fn hold_against(
     provider.happened("a token that was served");
     let mut known = known.lock().unwrap();
     tracing::info!(%id, began, now = known.now, "a token was served");
-    // What another node removed before is not this node's to end; see below.
-    let elsewhere = known.removed.contains_key(&id);
-    if let Some(meant) = known.logged_out(id, began).cloned()
-        && !elsewhere
-    {
+    if let Some(meant) = known.logged_out(id, began).cloned() {
         let violation = format!("{id}: a token after the logout of {meant:?}");
         known.violations.push(violation);
     }

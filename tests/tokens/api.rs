@@ -14,6 +14,7 @@ use axum_signout::testing::{Endpoint, Event, Fault, Gate, NeedsConsent, TestProv
 use axum_signout::{
     AccessToken, Api, ApiBuilder, AppTokens, Error, ErrorKind, TokenSource, Tokens,
 };
+use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -555,6 +556,75 @@ async fn a_provider_that_is_away_is_the_error_and_the_sign_in_stays_r30() {
         server.client().get(&tokens, "/me").await.unwrap().status(),
         200
     );
+}
+
+#[tokio::test]
+async fn a_provider_that_refuses_the_refresh_is_asked_again_after_a_pause_r30() {
+    let world = World::new().await;
+    let browser = world.sign_in("alice").await;
+    let tokens = world.tokens(&browser).await;
+    let server = TestApi::start().await;
+    refused_token(&world, &server, &tokens).await;
+    let api = server.client();
+    let refusal = Fault::OAuthError("invalid_scope".into());
+    world.provider.faults().always(Endpoint::Refresh, refusal);
+    world.provider.clear_events();
+    let asked = || {
+        let asked = |event: &Event| matches!(event, Event::Faulted { .. });
+        world.provider.count(asked)
+    };
+    let error = api.get(&tokens, "/me").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ProviderRejected);
+    for _ in 0..4 {
+        // Of other requests, too.
+        let tokens = world.tokens(&browser).await;
+        assert_eq!(api.get(&tokens, "/me").await.unwrap().status(), 401);
+    }
+    assert_eq!((asked(), server.seen().len()), (1, 5));
+
+    world.advance(Duration::from_secs(60));
+    world.provider.faults().clear();
+    assert_eq!(api.get(&tokens, "/me").await.unwrap().status(), 200);
+    assert_eq!((world.refreshes(), world.sign_ins().await), (1, 1));
+}
+
+#[tokio::test]
+async fn without_a_refresh_token_the_401_is_the_callers() {
+    let world = World::new().await;
+    let none = Fault::Without("refresh_token".into());
+    world.provider.faults().once(Endpoint::Token, none);
+    let tokens = world.tokens(&world.sign_in("alice").await).await;
+    let server = TestApi::start().await;
+    let old = refused_token(&world, &server, &tokens).await;
+    let answer = server.client().get(&tokens, "/me").await.unwrap();
+    assert_eq!(answer.status(), 401);
+    assert_eq!(answer.text().await.unwrap(), "refused");
+    assert_eq!((server.seen(), world.sign_ins().await), (vec![old], 1));
+}
+
+/// The refresh that it waits for is another caller's, and over by the time it looks.
+#[tokio::test]
+async fn a_sign_out_while_another_ones_refresh_is_waited_for_ends_it_r31_a2() {
+    let world = World::new().await;
+    let mut browser = world.sign_in("alice").await;
+    let server = TestApi::start().await;
+    let (tokens, others) = (world.tokens(&browser).await, world.tokens(&browser).await);
+    let old = acquire(&tokens).await.unwrap();
+    refused_token(&world, &server, &tokens).await;
+    let gate = Gate::new();
+    let hold = Fault::HoldAnswer(gate.clone());
+    world.provider.faults().once(Endpoint::Refresh, hold);
+    let waiting = tokens.acquire_fresh((), &old);
+    let mut waiting = std::pin::pin!(waiting);
+    assert!(waiting.as_mut().now_or_never().is_none());
+    let same = old.clone();
+    let other = tokio::spawn(async move { others.acquire_fresh((), &same).await });
+    gate.arrived(1).await;
+    gate.open();
+    assert!(other.await.unwrap().unwrap().is_some());
+    sign_out(&world, &mut browser).await;
+    assert_eq!(kind(waiting.await), ErrorKind::NotSignedIn);
+    world.finish().await;
 }
 
 #[tokio::test]
