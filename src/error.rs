@@ -126,13 +126,6 @@ pub(crate) struct Wanted {
     pub(crate) max_age: Option<u64>,
 }
 
-impl Wanted {
-    /// Whether more than consent is asked for.
-    pub(crate) fn is_step_up(&self) -> bool {
-        self.claims.is_some() || self.acr_values.is_some() || self.max_age.is_some()
-    }
-}
-
 /// The category of an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -272,7 +272,8 @@ impl Tokens {
     /// there by [`AuthBuilder::redirect_to_sign_in`](crate::AuthBuilder::redirect_to_sign_in).
     ///
     /// `None` where the error is another one, or the user was asked for just this within two minutes, so that asking again would
-    /// not help. What is asked for travels in an encrypted cookie of this request's response, not in the URL.
+    /// not help; also at the fourth time in two minutes for the same scopes and resource, whatever is asked for, and for more than
+    /// 2 kB of it. What is asked for travels in an encrypted cookie of this request's response, not in the URL.
     ///
     /// ```
     /// # use axum::{Json, response::{IntoResponse, Response}};

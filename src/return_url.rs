@@ -360,7 +360,7 @@ fn fold(c: char) -> char {
 }
 
 /// `None` if there is nothing to decode.
-fn percent_decode(bytes: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn percent_decode(bytes: &[u8]) -> Option<Vec<u8>> {
     let hex = |byte: u8| char::from(byte).to_digit(16);
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;

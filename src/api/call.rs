@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use reqwest::{Request, RequestBuilder, Response};
+use url::Position;
 
 use super::challenge::{Verdict, judge};
 use super::{Api, TokenSource};
@@ -36,7 +37,7 @@ impl Api {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Forbidden`]: the target is no path, or leads elsewhere.
+    /// [`ErrorKind::Forbidden`]: the target is no path, leads elsewhere, or has a segment `..` or `.` in an encoded form.
     pub fn request(&self, method: Method, target: &str) -> Result<RequestBuilder, Error> {
         let url = self.0.origin.join(target).ok_or_else(elsewhere)?;
         Ok(self.0.client.request(method, url))
@@ -146,7 +147,11 @@ impl Api {
         if !self.0.origin.covers(request.url()) {
             return Err(elsewhere());
         }
+        // The client's own default headers are put on later, each where there is none yet.
+        let host = &request.url()[Position::BeforeHost..Position::AfterPort];
+        let host = HeaderValue::from_str(host).map_err(|_| elsewhere())?;
         let headers = request.headers_mut();
+        headers.insert(header::HOST, host);
         headers.insert(header::AUTHORIZATION, authorization);
         let unavailable = |what| Error::new(ErrorKind::ApiUnavailable, what);
         match tokio::time::timeout(self.0.timeout, self.0.client.execute(request)).await {

@@ -45,12 +45,14 @@ pub use self::source::TokenSource;
 /// # Where a token goes
 ///
 /// 1. To the base URL's scheme, host and port, below its path. That is compared on the parsed URL, right before the token is put on;
-///    anything else is refused with [`ErrorKind::Forbidden`](crate::ErrorKind::Forbidden), and nothing is sent.
+///    anything else is refused with [`ErrorKind::Forbidden`](crate::ErrorKind::Forbidden), and nothing is sent. So is a path with a segment `..` or `.` in a
+///    form that only some servers see (`..%2f`, `%252e%252e`, `..%5c`, `..;`). Plain `..` moves within the base path: what
+///    comes from users and goes into a path is to be percent-encoded by the app.
 /// 2. Redirects are not followed, not even on the same origin: the 3xx is the answer. Its `Location` can be given to
 ///    [`get`](Self::get), which refuses it where it leads elsewhere. A download that an API hands over to another origin is fetched from there by
 ///    a client of the app's own, without a token.
 /// 3. In the header `Authorization` only, and only as a bearer token (RFC 6750 section 2.1). A request that carries that header already,
-///    or one that says `Host`, is refused.
+///    or one that says `Host`, is refused; defaults of the app's own [client](ApiBuilder::http_client) for either have no effect.
 /// 4. Plain `http` is for loopback, and goes there directly, never through a proxy.
 ///
 /// # What becomes of a 401
@@ -70,7 +72,8 @@ pub use self::source::TokenSource;
 ///
 /// An answer's status and headers are waited for [30 seconds](ApiBuilder::timeout), each of the two times. Its body is the caller's to read and to bound, as a
 /// stream or whole; by default it fails after a pause that long. Of `WWW-Authenticate` 8 values of 8 kB and 16 challenges each are
-/// read. Claims of more than 1 kB are no challenge.
+/// read. Claims of more than 1 kB are no challenge. A user is sent to the provider once for the same challenge and at most three times in all for
+/// the same scopes and resource in two minutes, and for no more than 2 kB of claims, `acr_values` and scopes; beyond that the 401 remains.
 #[derive(Clone)]
 pub struct Api(Arc<Inner>);
 

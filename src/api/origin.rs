@@ -1,12 +1,13 @@
 //! Where an API's calls may go: its own origin, below its own path. Whatever a caller's text looks like, what decides is the parsed
 //! URL, compared right before a token is put on.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use url::Url;
 
 use crate::error::ConfigError;
-use crate::return_url::{BaseUrl, absolute, is_plain};
+use crate::return_url::{BaseUrl, absolute, is_plain, percent_decode};
 
 /// The base URL of an API.
 #[derive(Clone, Debug)]
@@ -48,14 +49,39 @@ impl ApiOrigin {
         self.covers(&url).then_some(url)
     }
 
-    /// Whether a token may go there: scheme, host and port are equal, nobody is named, and the path is not outside.
+    /// Whether a token may go there: scheme, host and port are equal, nobody is named, and the path is not outside, nor for a server
+    /// that decodes it.
     pub(super) fn covers(&self, url: &Url) -> bool {
         let path = url.path().strip_prefix(self.base.prefix());
         url.origin() == self.root.origin()
             && url.username().is_empty()
             && url.password().is_none()
             && path.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            && !climbs(url.path())
     }
+}
+
+/// Whether a parsed path has a segment `..` or `.` for a server that decodes once or twice before it routes, takes a backslash for
+/// a slash, or cuts parameters off (`..;a=b`).
+fn climbs(path: &str) -> bool {
+    let has_dots = |bytes: &[u8]| {
+        let mut segments = bytes.split(|byte| matches!(byte, b'/' | b'\\'));
+        segments.any(|segment| {
+            let name = segment.split(|byte| *byte == b';').next();
+            matches!(name, Some(b".." | b"."))
+        })
+    };
+    let mut seen = Cow::Borrowed(path.as_bytes());
+    for _ in 0..2 {
+        if has_dots(&seen) {
+            return true;
+        }
+        match percent_decode(&seen) {
+            Some(decoded) => seen = Cow::Owned(decoded),
+            None => return false,
+        }
+    }
+    has_dots(&seen)
 }
 
 impl fmt::Display for ApiOrigin {
@@ -82,6 +108,17 @@ mod tests {
             ("a letter", "/Zoë", "/v1/Zo%C3%AB"),
             ("encoded data", "/keys/a%2Fb%0A", "/v1/keys/a%2Fb%0A"),
             ("dots within", "/a/../b", "/v1/b"),
+            (
+                "dots in names",
+                "/..a/b../...;.%2f.c",
+                "/v1/..a/b../...;.%2f.c",
+            ),
+            ("encoded dots in the query", "/me?a=..%2f", "/v1/me?a=..%2f"),
+            (
+                "a percent sign that encodes nothing",
+                "/100%/%zz",
+                "/v1/100%/%zz",
+            ),
             (
                 "an at sign in the path",
                 "/users/ann@example.com",
@@ -170,6 +207,23 @@ mod tests {
                 "above the base, in a link",
                 "https://api.example.com/v1/../admin",
             ),
+            ("above the base, a slash encoded", "/..%2fadmin"),
+            ("above the base, all encoded", "/%2e%2E%2Fadmin"),
+            ("above the base, later", "/users/..%2f..%2fadmin"),
+            ("above the base, encoded first", "/users%2f..%2f..%2fadmin"),
+            ("above the base, a backslash encoded", "/..%5cadmin"),
+            ("above the base, backslashes only", "/a%5C..%5c..%5Cadmin"),
+            ("above the base, with a parameter", "/..;/admin"),
+            ("above the base, its parameter encoded", "/..%3ba=b%2fadmin"),
+            ("above the base, encoded twice", "/%252e%252e%252fadmin"),
+            ("above the base, half encoded twice", "/.%252e/admin"),
+            ("above the base, at the end", "/users%2f.."),
+            (
+                "above the base, encoded, in a link",
+                "https://api.example.com/v1/..%2fadmin",
+            ),
+            ("one dot", "/a%2f.%2fb"),
+            ("one dot with a parameter", "/.;/a"),
             ("beside the base", "https://api.example.com/v10/me"),
             ("the root", "https://api.example.com/"),
         ];
@@ -222,6 +276,14 @@ mod tests {
             assert!(
                 matches!(after, None | Some(b'/' | b'?' | b'#')),
                 "{target:?}: {sent}"
+            );
+            // What a gateway makes of it that decodes before it routes.
+            let path = url.path().replace("%2e", ".");
+            let path = path.replace("%2f", "/").replace("%5c", "/");
+            let routed = api.root.join(&format!("/.{path}")).unwrap();
+            assert!(
+                routed.path() == "/v1" || routed.path().starts_with("/v1/"),
+                "{target:?}: {routed}"
             );
         }
         assert!(joined > 1000, "{joined}");

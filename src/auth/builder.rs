@@ -306,7 +306,7 @@ impl AuthBuilder {
     /// off, so that nobody finds themselves at the provider unasked.
     ///
     /// So it does where a handler answers with an [`Error`](crate::Error) of [`InteractionRequired`](crate::ErrorKind::InteractionRequired): sign-in then asks for the
-    /// scopes, resource and claims that were missing, once in two minutes for the same ones. Where that did not help, the user
+    /// scopes, resource and claims that were missing, once in two minutes for the same ones, and three times if only the claims differ. Where that did not help, the user
     /// sees the 401 and is not sent around in circles.
     pub fn redirect_to_sign_in(mut self, on: bool) -> Self {
         self.config.redirect_to_sign_in = on;

@@ -1,12 +1,14 @@
 //! What a sign-in under way must remember, and how it can fail.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::start::StartQuery;
 use crate::clock::Timestamp;
+use crate::cookies::{CookieError, CookieVault};
 use crate::current::Current;
 use crate::error::{Error, ErrorKind};
 use crate::events;
@@ -41,23 +43,24 @@ impl Pending {
         ClaimName::of("signin-state", &[self.state.as_bytes()])
     }
 
-    /// Seals it into a cookie of the response; tabs side by side have one each, and the oldest beyond a few leave.
-    pub(super) fn remember(&self, current: &Current, headers: &HeaderMap) -> Result<(), Failure> {
+    /// Seals it into a cookie of the response; tabs side by side have one each, and the oldest beyond a few leave. What the
+    /// provider is asked for goes before the page to come back to, which is left out where both are too much.
+    pub(super) fn remember(
+        &mut self,
+        current: &Current,
+        headers: &HeaderMap,
+    ) -> Result<(), Failure> {
         let core = current.core();
         let now = core.cache.clock().wall();
-        let cookie = core
-            .vault
-            .seal(
-                PURPOSE,
-                &tag(&self.state),
-                self,
-                core.config.pending_sign_in,
-                now,
-            )
-            .map_err(|error| {
-                tracing::warn!(%error, "a sign-in could not be remembered");
-                Failure::new(StatusCode::BAD_REQUEST, "request_too_large")
-            })?;
+        let lifetime = core.config.pending_sign_in;
+        let mut cookie = self.seal(&core.vault, lifetime, now);
+        if cookie == Err(CookieError::TooLarge) && self.target.take().is_some() {
+            cookie = self.seal(&core.vault, lifetime, now);
+        }
+        let cookie = cookie.map_err(|error| {
+            tracing::warn!(%error, "a sign-in could not be remembered");
+            Failure::new(StatusCode::BAD_REQUEST, "request_too_large")
+        })?;
         let oldest = core.vault.to_expire(headers, PURPOSE, now);
         current.set_cookies(
             oldest
@@ -66,6 +69,15 @@ impl Pending {
         );
         current.set_cookies([cookie]);
         Ok(())
+    }
+
+    fn seal(
+        &self,
+        vault: &CookieVault,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<HeaderValue, CookieError> {
+        vault.seal(PURPOSE, &tag(&self.state), self, lifetime, now)
     }
 
     pub(super) fn recall(current: &Current, headers: &HeaderMap, state: &str) -> Option<Self> {
@@ -158,7 +170,10 @@ pub(crate) fn parameters(query: Option<&str>) -> Result<HashMap<String, String>,
 
 #[cfg(test)]
 mod tests {
+    use super::super::start::MAX_WANTED;
     use super::*;
+    use crate::error::Wanted;
+    use crate::id::random_text;
 
     #[test]
     fn error_codes_are_cut_to_what_codes_are_made_of_r38() {
@@ -169,6 +184,37 @@ mod tests {
         );
         assert_eq!(Failure::bad_request("\u{202e}<>").code, "unknown_error");
         assert_eq!(Failure::bad_request(&"a".repeat(500)).code.len(), 64);
+    }
+
+    #[test]
+    fn the_most_that_an_api_asks_for_fits_into_the_cookie_of_the_sign_in_r33() {
+        let issuer = format!("https://{}.example.com/tenant", "i".repeat(150));
+        let mut wanted = Wanted {
+            issuer: Some(issuer.clone()),
+            ..Wanted::default()
+        };
+        let length = |wanted: &Wanted| serde_json::to_vec(wanted).unwrap().len();
+        wanted.scopes = vec!["s".repeat(MAX_WANTED - length(&wanted) - 2)];
+        assert_eq!(length(&wanted), MAX_WANTED);
+        let mut query = StartQuery::parse(Some("prompt=login"), &[]).unwrap();
+        query.wanted = Some(wanted);
+        let mut pending = Pending {
+            state: random_text(),
+            nonce: random_text(),
+            verifier: random_text(),
+            issuer,
+            target: None,
+            started: Timestamp::from_secs(4_000_000_000),
+            query,
+            restarted: false,
+            had_session: false,
+        };
+        let vault = CookieVault::new(CookieVault::derive_key(&[1; 32]).unwrap(), true);
+        let (lifetime, now) = (Duration::from_secs(3600), pending.started);
+        assert!(pending.seal(&vault, lifetime, now).is_ok());
+        pending.target = Some("/".repeat(2048));
+        let sealed = pending.seal(&vault, lifetime, now);
+        assert_eq!(sealed, Err(CookieError::TooLarge));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 use super::pending::{Failure, Pending, parameters};
+use crate::clock::Timestamp;
 use crate::current::Current;
 use crate::error::{Error, Wanted};
 use crate::events;
@@ -20,8 +21,23 @@ const WANTED: &str = "wanted";
 /// How long that is remembered: a second failure for the same reason within it means that asking did not help.
 const WANTED_FOR: Duration = Duration::from_secs(2 * 60);
 
+/// How often the user is asked within that time for the same scopes and resource: a challenge may differ each time, as one that
+/// names the time does, and asking must end all the same.
+const MAX_ASKS: usize = 3;
+
+/// Longest that is asked for, as JSON: it has to fit into the next cookie too, with what the sign-in under way remembers.
+pub(super) const MAX_WANTED: usize = 2 * 1024;
+
+/// What the user has been sent away for.
+#[derive(Serialize, Deserialize)]
+struct Ask {
+    wanted: Wanted,
+    /// When the user was asked for the same scopes and resource, this time included.
+    times: Vec<Timestamp>,
+}
+
 /// The way to sign-in for a request that failed for want of something only the user can give; `None` if the user was asked for
-/// just that a moment ago.
+/// just that a moment ago, or too often for the like, or if it is too much to be remembered.
 pub(crate) fn ask_for(
     current: &Current,
     headers: &HeaderMap,
@@ -30,26 +46,25 @@ pub(crate) fn ask_for(
 ) -> Option<String> {
     let core = current.core();
     let now = core.cache.clock().wall();
-    // Without the claims themselves: a challenge may differ each time, and asking must end all the same.
-    let what = (
-        &wanted.issuer,
-        &wanted.scopes,
-        &wanted.resource,
-        wanted.is_step_up(),
-    );
-    let parts = serde_json::to_vec(&what).ok()?;
-    let tag = ClaimName::of("wanted", &[&parts]).to_string()[..12].to_owned();
-    if core
-        .vault
-        .open::<Wanted>(headers, WANTED, &tag, now)
-        .is_some()
-    {
+    let parts = serde_json::to_vec(wanted).ok()?;
+    if parts.len() > MAX_WANTED {
         return None;
     }
-    let cookie = core
-        .vault
-        .seal(WANTED, &tag, wanted, WANTED_FOR, now)
-        .ok()?;
+    let tag = ClaimName::of("wanted", &[&parts]).to_string()[..12].to_owned();
+    let asked = core.vault.open_all::<Ask>(headers, WANTED, now);
+    if asked.iter().any(|(other, _)| *other == tag) {
+        return None;
+    }
+    let mut times = times_of_the_like(&asked, wanted, now);
+    if times.len() >= MAX_ASKS {
+        return None;
+    }
+    times.push(now);
+    let ask = Ask {
+        wanted: wanted.clone(),
+        times,
+    };
+    let cookie = core.vault.seal(WANTED, &tag, &ask, WANTED_FOR, now).ok()?;
     let oldest = core.vault.to_expire(headers, WANTED, now);
     let oldest = oldest.iter();
     current.set_cookies(oldest.filter_map(|tag| core.vault.expire(WANTED, tag)));
@@ -65,6 +80,21 @@ pub(crate) fn ask_for(
     Some(url)
 }
 
+/// When the user was asked for the same scopes and resource. Each cookie has the times of those before it, for the older ones are
+/// pushed out by what other pages ask for.
+fn times_of_the_like(asked: &[(String, Ask)], wanted: &Wanted, now: Timestamp) -> Vec<Timestamp> {
+    let is_like = |other: &Wanted| {
+        (&other.issuer, &other.scopes, &other.resource)
+            == (&wanted.issuer, &wanted.scopes, &wanted.resource)
+    };
+    let like = asked.iter().filter(|(_, ask)| is_like(&ask.wanted));
+    let recent = like.map(|(_, ask)| {
+        let times = ask.times.iter().copied();
+        times.filter(|time| now < time.plus(WANTED_FOR)).collect()
+    });
+    recent.max_by_key(Vec::len).unwrap_or_default()
+}
+
 /// The query of the sign-in route, by name.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct StartQuery {
@@ -75,7 +105,7 @@ pub(crate) struct StartQuery {
     /// The name of the cookie that says what the user has to be asked for.
     #[serde(skip)]
     want: Option<String>,
-    wanted: Option<Wanted>,
+    pub(super) wanted: Option<Wanted>,
     prompt: Option<String>,
     max_age: Option<u64>,
     login_hint: Option<String>,
@@ -145,7 +175,8 @@ pub(crate) async fn start(
     let mut query = query;
     query.wanted = query.want.as_deref().and_then(|tag| {
         let now = core.cache.clock().wall();
-        core.vault.open(headers, WANTED, tag, now)
+        let ask: Ask = core.vault.open(headers, WANTED, tag, now)?;
+        Some(ask.wanted)
     });
     // A step-up is for the account that was lacking, whose provider need not be the first one.
     let wanted = query.wanted.as_ref();
@@ -209,7 +240,7 @@ async fn send(
     let core = current.core();
     // The stamp comes first: a sign-out that happens from here on is later than it.
     let started = core.cache.store().now().await.map_err(Error::from)?;
-    let pending = Pending {
+    let mut pending = Pending {
         state: random_text(),
         nonce: random_text(),
         verifier: random_text(),

@@ -1,6 +1,7 @@
 //! Calls of APIs: servers on loopback that note who sent them which token.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ const OLD_ENOUGH: Duration = Duration::from_secs(120);
 struct Call {
     method: Method,
     path: String,
+    host: String,
     token: Option<String>,
     body: String,
 }
@@ -128,6 +130,7 @@ async fn note(State(api): State<Behaviour>, request: Request) -> Response {
     let call = Call {
         method: parts.method,
         path: path.map(ToString::to_string).unwrap_or_default(),
+        host: parts.headers[header::HOST].to_str().unwrap().to_owned(),
         token: token.clone(),
         body: String::from_utf8(body.to_vec()).unwrap(),
     };
@@ -160,7 +163,7 @@ async fn sign_out(world: &World, browser: &mut axum_signout::testing::TestBrowse
 }
 
 #[tokio::test]
-async fn a_call_carries_the_users_token_for_its_scopes_and_resource() {
+async fn a_call_carries_the_users_token_for_its_scopes_and_resource_r33() {
     let world = World::new().await;
     let browser = world.sign_in("alice").await;
     let tokens = world.tokens(&browser).await;
@@ -264,6 +267,10 @@ async fn what_leads_elsewhere_is_refused_before_anything_is_sent_a1() {
         ),
         ("https", server.url.replace("http", "https") + "/v1"),
         ("above the base", "/../admin".to_owned()),
+        (
+            "above the base, encoded",
+            "/users/..%2f..%2fadmin".to_owned(),
+        ),
         ("beside the base", format!("{}/v10", server.url)),
     ];
     for (name, target) in &rows {
@@ -279,6 +286,11 @@ async fn what_leads_elsewhere_is_refused_before_anything_is_sent_a1() {
     let rows = [
         ("elsewhere", client.get(&other.url), ErrorKind::Forbidden),
         ("above", client.get(&server.url), ErrorKind::Forbidden),
+        (
+            "above for a server that decodes",
+            client.get(format!("{}/v1/..%2fadmin", server.url)),
+            ErrorKind::Forbidden,
+        ),
         ("no URL", client.get("/v1/me"), ErrorKind::Misconfigured),
         (
             "a token of its own",
@@ -306,6 +318,29 @@ async fn what_leads_elsewhere_is_refused_before_anything_is_sent_a1() {
     assert_eq!(server.seen().len(), 1);
 }
 
+/// The second attempt as well.
+#[tokio::test]
+async fn defaults_of_the_client_change_neither_the_host_nor_the_token_a1() {
+    let world = World::new().await;
+    let tokens = world.tokens(&world.sign_in("alice").await).await;
+    let server = TestApi::start().await;
+    refused_token(&world, &server, &tokens).await;
+    let defaults = [
+        (header::HOST, "evil.example"),
+        (header::AUTHORIZATION, "Bearer mine"),
+    ];
+    let defaults = defaults.map(|(name, value)| (name, value.parse().unwrap()));
+    let client = reqwest::Client::builder().default_headers(defaults.into_iter().collect());
+    let api = server.builder().http_client(client).build().unwrap();
+    assert_eq!(api.get(&tokens, "/me").await.unwrap().status(), 200);
+    let calls = server.calls();
+    assert_eq!(calls.len(), 2);
+    for call in calls {
+        assert_eq!(format!("http://{}", call.host), server.url);
+        assert_ne!(call.token.as_deref(), Some("mine"));
+    }
+}
+
 #[tokio::test]
 async fn plain_http_never_goes_through_a_proxy() {
     let world = World::new().await;
@@ -318,7 +353,7 @@ async fn plain_http_never_goes_through_a_proxy() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_replaced_and_the_call_repeated() {
+async fn a_refused_token_is_replaced_and_the_call_repeated_r29() {
     let world = World::new().await;
     let browser = world.sign_in("alice").await;
     let tokens = world.tokens(&browser).await;
@@ -416,7 +451,7 @@ async fn a_provider_that_gives_the_same_token_again_leaves_it_at_the_401() {
 
 /// Two tokens of the sign-in serve the same scope; both are refused.
 #[tokio::test]
-async fn a_token_that_is_as_old_as_the_refused_one_is_not_taken_for_a_fresh_one() {
+async fn a_token_that_is_as_old_as_the_refused_one_is_not_taken_for_a_fresh_one_r29() {
     let provider = TestProvider::builder();
     let setup = Setup::new().provider(|p| p.scopes(["openid", "offline_access", "mail.read"]));
     let world = World::start(provider, setup, |auth| auth).await;
@@ -443,7 +478,7 @@ async fn a_token_that_is_as_old_as_the_refused_one_is_not_taken_for_a_fresh_one(
 }
 
 #[tokio::test]
-async fn a_body_that_cannot_be_sent_again_leaves_it_at_the_401_but_replaces_the_token() {
+async fn a_body_that_cannot_be_sent_again_leaves_it_at_the_401_but_replaces_the_token_r29() {
     let world = World::new().await;
     let tokens = world.tokens(&world.sign_in("alice").await).await;
     let (server, source) = (TestApi::start().await, TestApi::start().await);
@@ -463,7 +498,7 @@ async fn a_body_that_cannot_be_sent_again_leaves_it_at_the_401_but_replaces_the_
 }
 
 #[tokio::test]
-async fn what_another_token_does_not_help_with_is_the_callers_at_once() {
+async fn what_another_token_does_not_help_with_is_the_callers_at_once_r33() {
     let world = World::new().await;
     let tokens = world.tokens(&world.sign_in("alice").await).await;
     world.advance(OLD_ENOUGH);
@@ -796,6 +831,101 @@ async fn a_challenge_that_the_user_cannot_meet_is_put_once_r33() {
     let mut one = SteppedUp::start(server).await;
     assert_eq!(one.call().await.0, StatusCode::UNAUTHORIZED);
     assert_eq!((one.asked().len(), one.server.seen().len()), (1, 2));
+}
+
+const GOLD: &str =
+    "Bearer error=\"insufficient_user_authentication\", acr_values=\"gold\", max_age=\"3600\"";
+
+/// One page wants more than another, a minute later.
+#[tokio::test]
+async fn another_step_up_leads_to_the_provider_again_r33() {
+    let platinum = GOLD.replace("gold", "platinum");
+    let more = GOLD.replace("3600", "30");
+    let claims = format!("Bearer error=\"insufficient_claims\", claims=\"{ENCODED}\"");
+    for second in [&platinum, &more, &claims] {
+        let wanted = Arc::new(Mutex::new(GOLD.to_owned()));
+        let refused = Arc::new(Mutex::new(None::<String>));
+        let (text, lacking) = (wanted.clone(), refused.clone());
+        let server = TestApi::answering(move |call| {
+            let token = call.token.clone().unwrap();
+            match *lacking.lock().unwrap().get_or_insert(token.clone()) == token {
+                true => challenge(&text.lock().unwrap()),
+                false => "stepped up".into_response(),
+            }
+        })
+        .await;
+        let mut one = SteppedUp::start(server).await;
+        assert_eq!(one.call().await.0, StatusCode::OK);
+        assert_eq!(one.asked().len(), 1);
+
+        one.world.advance(Duration::from_secs(60));
+        *wanted.lock().unwrap() = second.clone();
+        *refused.lock().unwrap() = None;
+        let back = one.call().await;
+        assert_eq!(back, (StatusCode::OK, "stepped up".into()), "{second}");
+        assert_eq!(one.asked().len(), 2, "{second}");
+    }
+}
+
+#[tokio::test]
+async fn a_challenge_that_differs_each_time_is_put_three_times_in_two_minutes_r33() {
+    let count = AtomicUsize::new(0);
+    let server = TestApi::answering(move |_| {
+        let count = count.fetch_add(1, Ordering::SeqCst);
+        challenge(&GOLD.replace("gold", &format!("gold{count}")))
+    })
+    .await;
+    let mut one = SteppedUp::start(server).await;
+    assert_eq!(one.call().await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(one.asked().len(), 3);
+    one.world.advance(Duration::from_secs(119));
+    assert_eq!(one.call().await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(one.asked().len(), 3);
+    one.world.advance(Duration::from_secs(1));
+    assert_eq!(one.call().await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(one.asked().len(), 6);
+}
+
+#[tokio::test]
+async fn a_large_challenge_goes_before_the_page_to_come_back_to_r33() {
+    let claims: Vec<String> = (0..60).map(|n| format!("\"claim{n}\":null")).collect();
+    let claims = format!("{{{}}}", claims.join(","));
+    let acr = "a".repeat(500);
+    let text = format!(
+        "Bearer error=\"insufficient_user_authentication\", acr_values=\"{acr}\", claims=\"{}\"",
+        claims.replace('"', "\\\"")
+    );
+    let mut one = SteppedUp::start(challenging(text.leak()).await).await;
+    let long = format!("/call?page={}", "p".repeat(1200));
+    let mut page = one.browser.goto(one.world.app.url(&long)).await.unwrap();
+    for _ in 0..8 {
+        if page.url().path() == "/" {
+            break;
+        }
+        page = one.browser.follow().await.unwrap();
+    }
+    assert_eq!((page.status(), page.url().path()), (StatusCode::OK, "/"));
+    let asked = one.asked();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(
+        (&asked[0]["claims"], &asked[0]["acr_values"]),
+        (&claims, &acr)
+    );
+    assert_eq!(one.call().await, (StatusCode::OK, "stepped up".into()));
+}
+
+/// Quotes take two bytes each in the cookie.
+#[tokio::test]
+async fn a_challenge_that_no_cookie_holds_is_the_apis_401_r33() {
+    let claims = format!("{{\"a\":[{}]}}", ["\"\""; 330].join(","));
+    let text = format!(
+        "Bearer error=\"insufficient_user_authentication\", acr_values=\"{}\", claims=\"{}\"",
+        "a".repeat(500),
+        claims.replace('"', "\\\"")
+    );
+    let mut one = SteppedUp::start(challenging(text.leak()).await).await;
+    assert_eq!(one.call().await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(one.asked().len(), 0);
 }
 
 #[tokio::test]
