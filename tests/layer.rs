@@ -15,12 +15,15 @@ use axum_signout::clock::ManualClock;
 use axum_signout::store::{Removal, RevokeRule, Target, TokenStore as _};
 use axum_signout::testing::{Gate, TestBrowser, TestClient, TestProvider};
 use axum_signout::{
-    AccessToken, Account, AccountHash, Address, Auth, AuthBuilder, Cause, Error, OperationId,
-    Pages, Provider, SignInId, TokenSet, Tokens,
+    AccessToken, Account, Address, Auth, AuthBuilder, Cause, Error, OperationId, Pages, Provider,
+    TokenSet, Tokens,
 };
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use support::app::{Answer, CLIENT, SECRET, Setup, send};
 use support::faulty::{Fail, FaultySessions, FaultyStore};
+use support::held::held;
 use tokio::net::TcpListener;
 use tower::{Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
 use tower_sessions::{MemoryStore, Session, SessionManagerLayer, SessionStore as _};
@@ -131,15 +134,8 @@ impl Bench {
     /// Where the session's sign-ins are kept, oldest first.
     async fn addresses(&self, cookie: &str) -> Vec<Address> {
         let record = self.sessions.record(&cookie[3..]).await.unwrap();
-        let held = record.data["axum-signout"].as_str().unwrap();
-        let fields: Vec<&str> = held.split('.').collect();
-        let sign_ins = fields[1..].chunks(3);
-        sign_ins
-            .map(|one| Address {
-                account: AccountHash::parse(one[0]).unwrap(),
-                id: SignInId::parse(one[1]).unwrap(),
-            })
-            .collect()
+        let held = held(record.data["axum-signout"].as_str().unwrap());
+        held.iter().map(|one| one.address).collect()
     }
 
     /// As another node does it: this one is not told.
@@ -809,13 +805,16 @@ async fn data_that_this_version_did_not_write_is_signed_out() {
     let cookie = bench.planted(&["ann"]).await;
     let record = bench.sessions.record(&cookie[3..]).await.unwrap();
     let good = record.data["axum-signout"].as_str().unwrap();
-    let fields: Vec<&str> = good.split('.').collect();
-    let object = json!({ "a": fields[1], "i": fields[2], "k": fields[3] });
+    let held = held(good).remove(0);
+    let (account, id) = (held.address.account, held.address.id);
+    let key = URL_SAFE_NO_PAD.encode(held.key);
+    let object = json!({ "a": account, "i": id, "k": key });
     for (name, value) in [
         ("null", json!(null)),
         ("text", json!("alice")),
         ("a subject", json!({ "sub": "ann", "access_token": "x" })),
-        ("older", json!({ "v": 1, "s": [object] })),
+        ("an object", json!({ "v": 1, "s": [object] })),
+        ("fields", json!(format!("1.{account}.{id}.{key}"))),
         ("another version", json!(format!("2{}", &good[1..]))),
         ("newer", json!(format!("{good}.x"))),
         ("list", json!([good])),

@@ -15,13 +15,14 @@ use axum_signout::clock::ManualClock;
 use axum_signout::store::{Removal, RevokeRule, Target, TokenStore as _};
 use axum_signout::testing::Gate;
 use axum_signout::{
-    AccessToken, Account, AccountHash, Address, Auth, AuthBuilder, Cause, EndSessionRequest, Error,
-    ErrorKind, OperationId, Provider, SignInId, SignOut, SignOutReport, TokenSet, Tokens,
+    AccessToken, Account, Address, Auth, AuthBuilder, Cause, EndSessionRequest, Error, ErrorKind,
+    OperationId, Provider, SignInId, SignOut, SignOutReport, TokenSet, Tokens,
 };
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde_json::{Value, json};
 use support::app::{Answer, send};
 use support::faulty::{Fail, FaultyStore};
+use support::held::held;
 use tower::ServiceExt as _;
 use tower_sessions::{MemoryStore, Session, SessionManagerLayer, SessionStore as _};
 
@@ -154,8 +155,8 @@ impl Bench {
         };
         let record = self.sessions.load(&cookie[3..].parse().unwrap()).await;
         let record = record.unwrap().unwrap();
-        let held = record.data["axum-signout"].as_str().unwrap();
-        let account = AccountHash::parse(held.split('.').nth(1).unwrap()).unwrap();
+        let held = held(record.data["axum-signout"].as_str().unwrap());
+        let account = held[0].address.account;
         let target = Target::SignIn(Address { account, id });
         let removed = self.store.remove(&target, &removal).await.unwrap();
         assert_eq!(removed.len(), 1);

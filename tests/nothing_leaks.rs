@@ -134,14 +134,10 @@ struct Seen {
 /// Notes what the session holds, and shows what a handler could print.
 async fn note(State(seen): State<Seen>, session: Session, auth: Auth, tokens: Option<Tokens>) {
     if let Some(held) = session.get::<String>("axum-signout").await.unwrap() {
-        // Account, name and key of each sign-in.
-        let held = held.strip_prefix("1.").unwrap();
-        let bytes = URL_SAFE_NO_PAD.decode(held).unwrap();
-        let (all, rest) = bytes.as_chunks::<80>();
-        assert!(rest.is_empty() && !all.is_empty());
         let mut secrets = seen.secrets.lock().unwrap();
-        secrets.extend(all.iter().map(|one| URL_SAFE_NO_PAD.encode(&one[48..])));
-        secrets.insert(held.to_owned());
+        let keys = support::held::held(&held).into_iter().map(|one| one.key);
+        secrets.extend(keys.map(|key| URL_SAFE_NO_PAD.encode(key)));
+        secrets.insert(held[2..].to_owned());
     }
     tracing::info!("{auth:?} {tokens:?}");
     if let Some(tokens) = tokens {

@@ -19,6 +19,7 @@ use support::app::{
     App, CLIENT, SECRET, Setup, assert_no_secret, cookies, get_request, path_and_query, undelivered,
 };
 use support::faulty::{ALL, Fail, FaultySessions, FaultyStore};
+use support::held::held;
 use tower::ServiceExt as _;
 use tower_sessions::cookie::SameSite;
 use tower_sessions::{MemoryStore, SessionManagerLayer, SessionStore};
@@ -1163,8 +1164,8 @@ async fn a_sign_in_overtaken_by_a_sign_out_everywhere_begins_anew_once() {
     app.sign_in(&mut elsewhere, "alice").await;
     let cookie = elsewhere.cookie("127.0.0.1", "id").unwrap();
     let record = sessions.record(cookie).await.unwrap();
-    let held = record.data["axum-signout"].as_str().unwrap();
-    let account = AccountHash::parse(held.split('.').nth(1).unwrap()).unwrap();
+    let held = held(record.data["axum-signout"].as_str().unwrap());
+    let account = held[0].address.account;
     let end_all = async |name: u8| {
         let removal = Removal {
             operation: OperationId::from_bytes([name; 16]),

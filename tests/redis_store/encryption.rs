@@ -6,8 +6,6 @@ use axum_signout::store::{RedisTokenStore, RedisTokenStoreBuilder};
 use axum_signout::{
     AccessToken, Account, Auth, KeyRing, OperationId, Provider, ProviderMetadata, TokenSet,
 };
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tower_sessions::Session;
 
 use crate::support::redis::RedisServer;
@@ -81,8 +79,8 @@ async fn people(store: RedisTokenStore) -> Vec<(String, Vec<u8>)> {
             secrets.push((text.clone(), text.into_bytes()));
         }
         let held: String = session.get("axum-signout").await.unwrap().unwrap();
-        let bytes = URL_SAFE_NO_PAD.decode(&held[2..]).unwrap();
-        secrets.push((format!("session key of {name}"), bytes[48..].to_vec()));
+        let key = crate::support::held::held(&held).remove(0).key;
+        secrets.push((format!("session key of {name}"), key));
         secrets.push((format!("session's data of {name}"), held.into_bytes()));
         let id = session.id().unwrap();
         secrets.push((format!("session id of {name}"), id.to_string().into_bytes()));

@@ -10,6 +10,7 @@ pub mod certified;
 pub mod chromium;
 pub mod example;
 pub mod faulty;
+pub mod held;
 pub mod http;
 mod process;
 pub mod redis;

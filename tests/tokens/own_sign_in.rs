@@ -12,7 +12,6 @@ use axum_signout::{
     TokenSet,
 };
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tower_sessions::Session;
 
@@ -33,10 +32,11 @@ async fn own(desk: Extension<Desk>, auth: Auth, session: Session) {
     let answer = match auth.sign_in(&session, ticket, account, tokens).await {
         Ok(_) => {
             let held: String = session.get("axum-signout").await.unwrap().unwrap();
-            let held = URL_SAFE_NO_PAD.decode(&held[2..]).unwrap();
-            // The latest: account, name and key.
-            let account = held[held.len() - 80..].first_chunk().unwrap();
-            Ok(AccountHash::from_bytes(*account))
+            Ok(crate::support::held::held(&held)
+                .last()
+                .unwrap()
+                .address
+                .account)
         }
         Err(error) => Err(error.kind()),
     };
