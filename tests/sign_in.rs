@@ -13,7 +13,7 @@ use axum_signout::testing::{
     Endpoint, Event, Fault, Gate, IdTokenFault, Page, TestBrowser, TestClient, TestProvider,
     TokenKind,
 };
-use axum_signout::{AccountHash, Cause, OperationId, RevocationPolicy};
+use axum_signout::{Cause, OperationId, RevocationPolicy};
 use serde_json::json;
 use support::app::{
     App, CLIENT, SECRET, Setup, assert_no_secret, cookies, get_request, path_and_query, undelivered,
