@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum_signout::TokenSet;
 use axum_signout::clock::{Clock, ManualClock, Timestamp};
 use axum_signout::testing::{SigningAlg, TestClient, TestProvider};
+use axum_signout::{Cause, SignInId, TokenSet};
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -180,6 +180,12 @@ impl Mock {
     pub fn happened(&self, what: &'static str) {
         let state = self.0.lock().unwrap();
         state.ledger.lock().unwrap().happened(what);
+    }
+
+    /// Why a sign-in has left the store, if it has.
+    pub fn left(&self, id: SignInId) -> Option<Cause> {
+        let state = self.0.lock().unwrap();
+        state.ledger.lock().unwrap().left.get(&id).copied()
     }
 
     /// Which grant an access token belongs to.
