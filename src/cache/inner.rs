@@ -223,7 +223,7 @@ impl Cache {
     ) -> Result<Vec<Opened>, StoreError> {
         self.start_background();
         // The flags first: an eviction that this load does not see then finds them.
-        let flags: SmallVec<[_; 2]> = locators
+        let flags: SmallVec<[_; 1]> = locators
             .iter()
             .map(|locator| {
                 let flag = self.0.live.enter(locator.address);
@@ -239,6 +239,7 @@ impl Cache {
         };
         let found = self.0.store.load(locators).await?;
         let mut opened = Vec::with_capacity(flags.len());
+        let mut touched = Vec::new();
         for ((flag, doubts), lookup) in flags.into_iter().zip(found) {
             opened.push(match lookup {
                 Lookup::Gone(cause) => Opened::Dead(cause),
@@ -250,12 +251,20 @@ impl Cache {
                         continue;
                     }
                     if stored.touch_due && used == Use::Noted {
-                        // In a box: at most once a minute, and what every request carries around stays small.
-                        Box::pin(self.touch(flag.address())).await;
+                        touched.push(flag.address());
                     }
                     Opened::Live(SignIn::new(self.clone(), flag, stored, sent, doubts))
                 }
             });
+        }
+        if !touched.is_empty() {
+            // In a box: at most once a minute, and what every request carries around stays small.
+            Box::pin(async {
+                for address in touched {
+                    self.touch(address).await;
+                }
+            })
+            .await;
         }
         Ok(opened)
     }

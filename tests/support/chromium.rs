@@ -32,7 +32,7 @@ use super::{certified::artifacts, process::TiedProcess};
 /// here; and by then nobody reads what the shell says, so it says nothing.
 const WATCH: &str = r#"
     trap '' INT HUP TERM
-    setsid chromedriver --port=0 </dev/null &
+    setsid chromedriver --port=0 </dev/null 2>&1 &
     driver=$!
     cat >/dev/null
     exec >/dev/null 2>&1
@@ -96,6 +96,21 @@ pub struct Chromium {
     profile: PathBuf,
 }
 
+/// `None`: the driver takes a port that is free for IPv6, and somebody else has the same one for IPv4.
+fn start_driver(profile: &Path, needed: &str) -> Option<(TiedProcess, u16)> {
+    let mut command = Command::new("sh");
+    command.args(["-c", WATCH, "sh"]).arg(profile);
+    let mut driver = TiedProcess::spawn(command, needed);
+    let port: Option<u16> = driver.wait_for_line("chromedriver", |line| {
+        if line.contains("Address already in use") {
+            return Some(None);
+        }
+        let port = line.split_once("started successfully on port ")?.1;
+        port.trim_end_matches('.').parse().ok().map(Some)
+    });
+    port.map(|port| (driver, port))
+}
+
 impl Chromium {
     /// # Panics
     ///
@@ -112,21 +127,12 @@ impl Chromium {
         }
         let profile = new_profile();
 
-        let mut command = Command::new("sh");
-        command.args(["-c", WATCH, "sh"]).arg(&profile);
-        let (driver, port) = tokio::task::spawn_blocking(move || {
-            let mut driver = TiedProcess::spawn(command, NEEDED);
-            let port: u16 = driver.wait_for_line("chromedriver", |line| {
-                line.split_once("started successfully on port ")?
-                    .1
-                    .trim_end_matches('.')
-                    .parse()
-                    .ok()
-            });
-            (driver, port)
-        })
-        .await
-        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        let folder = profile.clone();
+        let start = move || (0..5).find_map(|_| start_driver(&folder, NEEDED));
+        let (driver, port) = tokio::task::spawn_blocking(start)
+            .await
+            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+            .expect("chromedriver did not start on any of five free ports");
 
         let client = ClientBuilder::new(HttpConnector::new())
             .capabilities(capabilities(&launch, &profile))
