@@ -74,12 +74,7 @@ impl Cache {
                 logout_iat: removal.logout_iat,
             })
             .collect();
-        let evicted = self.evict(&orders, correlation_id).await;
-        // Another node may have removed one first, and only the one that does is told of it.
-        for member in members {
-            self.0.live.end(member, removal.cause);
-        }
-        evicted
+        self.evict(&orders, correlation_id).await
     }
 }
 

@@ -204,10 +204,10 @@ impl SignIn {
             }
             Some(token) => Ok(token.clone()),
             None if self.has_ended() => Err(ended()),
-            None => match self.refreshed(&stored, asked).await {
-                Ok(token) => token.ok_or_else(|| self.granted_less(asked)),
-                Err(error) => Err(error),
-            },
+            None => {
+                let token = self.refreshed(&stored, asked).await;
+                token.and_then(|token| token.ok_or_else(|| self.granted_less(asked)))
+            }
         };
         // After the copy: an eviction that returned before this call began has flipped the flag by now. It also outweighs
         // what made the sign-in end, such as the provider's answer.

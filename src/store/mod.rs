@@ -18,6 +18,7 @@
 //! Client libraries send again after a lost connection, so every mutation can be repeated with the same arguments and
 //! then gives the same answer, at least for [`REPEAT_WINDOW`]; an [`OperationId`] tells a repetition from a second call.
 
+mod limits;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;

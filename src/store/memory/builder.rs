@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::MemoryTokenStore;
 use crate::clock::{Clock, SystemClock};
 use crate::error::ConfigError;
+use crate::store::limits::check_limits;
 
 /// Sets up a [`MemoryTokenStore`].
 #[derive(Clone, Debug)]
@@ -17,9 +18,6 @@ pub struct MemoryTokenStoreBuilder {
     pub(super) max_claims: usize,
     pub(super) max_outbox: usize,
 }
-
-/// Slots have 32-bit numbers, and all of them could fall into one bucket.
-const MOST: usize = 1 << 31;
 
 impl MemoryTokenStoreBuilder {
     pub(super) fn new() -> Self {
@@ -88,15 +86,7 @@ impl MemoryTokenStoreBuilder {
             ("max_claims", self.max_claims),
             ("max_outbox", self.max_outbox),
         ];
-        for (what, value) in limits {
-            if value == 0 || value > MOST {
-                return Err(ConfigError::OutOfRange {
-                    what,
-                    value: value.to_string(),
-                    allowed: "1 to 2^31",
-                });
-            }
-        }
+        check_limits(&limits)?;
         Ok(MemoryTokenStore::with(self))
     }
 }

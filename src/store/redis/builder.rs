@@ -26,6 +26,7 @@ use crate::error::ConfigError;
 #[cfg(feature = "encryption")]
 use crate::key_ring::KeyRing;
 use crate::secret::Secret;
+use crate::store::limits::check_limits;
 
 /// What kind of servers the URLs name.
 #[derive(Clone)]
@@ -55,9 +56,6 @@ pub struct RedisTokenStoreBuilder {
     #[cfg(any(test, feature = "testing"))]
     clock: Option<Arc<dyn Clock>>,
 }
-
-/// Most of anything; all are counted in 53 bits.
-const MOST: usize = 1 << 31;
 
 impl RedisTokenStoreBuilder {
     pub(super) fn new(urls: impl IntoIterator<Item = String>) -> Self {
@@ -252,15 +250,7 @@ impl RedisTokenStoreBuilder {
             ("max_claims", self.max_claims),
             ("max_outbox", self.max_outbox),
         ];
-        for (what, value) in limits {
-            if value == 0 || value > MOST {
-                return Err(ConfigError::OutOfRange {
-                    what,
-                    value: value.to_string(),
-                    allowed: "1 to 2^31",
-                });
-            }
-        }
+        check_limits(&limits)?;
         let timeouts = Duration::from_millis(10)..=Duration::from_secs(60);
         if !timeouts.contains(&self.timeout) {
             return Err(ConfigError::OutOfRange {
@@ -413,7 +403,10 @@ mod tests {
         let rows = [
             ("no limit", one(url).max_sign_ins(0)),
             ("no claims", one(url).max_claims(0)),
-            ("too many", one(url).max_outbox(MOST + 1)),
+            (
+                "too many",
+                one(url).max_outbox(crate::store::limits::MOST + 1),
+            ),
             ("no time", one(url).timeout(Duration::ZERO)),
             ("too long", one(url).timeout(Duration::from_secs(61))),
             ("no prefix", one(url).prefix("")),
