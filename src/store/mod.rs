@@ -37,7 +37,7 @@ pub use self::memory::{MemoryTokenStore, MemoryTokenStoreBuilder};
 ))]
 pub use self::redis::RedisSessionStore;
 #[cfg(feature = "redis")]
-pub use self::redis::{RedisTokenStore, RedisTokenStoreBuilder};
+pub use self::redis::{MemoryTier, RedisTokenStore, RedisTokenStoreBuilder, TierStats};
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::Timestamp;

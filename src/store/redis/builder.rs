@@ -19,6 +19,7 @@ use super::codec::Codec;
 use super::keys::Keys;
 use super::link::{Link, Servers};
 use super::room::Room;
+use super::tier::{MemoryTier, Tier};
 use super::time::Time;
 #[cfg(any(test, feature = "testing"))]
 use crate::clock::Clock;
@@ -51,6 +52,7 @@ pub struct RedisTokenStoreBuilder {
     max_selectors: Option<usize>,
     max_claims: usize,
     max_outbox: usize,
+    tier: Option<MemoryTier>,
     #[cfg(feature = "encryption")]
     keys: Option<KeyRing>,
     #[cfg(any(test, feature = "testing"))]
@@ -71,6 +73,7 @@ impl RedisTokenStoreBuilder {
             max_selectors: None,
             max_claims: 1_000_000,
             max_outbox: 100_000,
+            tier: None,
             #[cfg(feature = "encryption")]
             keys: None,
             #[cfg(any(test, feature = "testing"))]
@@ -153,6 +156,13 @@ impl RedisTokenStoreBuilder {
         self
     }
 
+    /// Keeps copies of sign-ins in this process' memory, for some seconds: most requests are then answered without a round trip. Default:
+    /// none, every request asks Redis. [`MemoryTier`] says what it costs: what a node does not hear of it may serve for a while.
+    pub fn memory_tier(mut self, tier: MemoryTier) -> Self {
+        self.tier = Some(tier);
+        self
+    }
+
     /// Encrypts tokens, accounts and sessions with these keys, the same on all nodes. Default: they are kept as they are, and whoever reads
     /// Redis, or a copy of its disk, has them.
     ///
@@ -203,6 +213,7 @@ impl RedisTokenStoreBuilder {
             leases: Room::new(self.max_claims),
             outbox: Room::new(self.max_outbox),
             max_per_account: self.max_sign_ins_per_account,
+            tier: self.tier.as_ref().map(|tier| Arc::new(Tier::new(tier))),
         })
     }
 
@@ -251,6 +262,9 @@ impl RedisTokenStoreBuilder {
             ("max_outbox", self.max_outbox),
         ];
         check_limits(&limits)?;
+        if let Some(tier) = &self.tier {
+            tier.check()?;
+        }
         let timeouts = Duration::from_millis(10)..=Duration::from_secs(60);
         if !timeouts.contains(&self.timeout) {
             return Err(ConfigError::OutOfRange {

@@ -39,6 +39,8 @@ mod head;
 mod keys;
 mod link;
 mod names;
+#[allow(dead_code, reason = "the tier and the cache listen")]
+mod news;
 mod outbox;
 mod reply;
 mod room;
@@ -48,6 +50,7 @@ mod selectors;
 mod sessions;
 mod sign_ins;
 mod store;
+mod tier;
 mod time;
 
 use std::fmt;
@@ -60,6 +63,8 @@ use self::link::Link;
 use self::room::Room;
 #[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
 pub use self::sessions::RedisSessionStore;
+use self::tier::Tier;
+pub use self::tier::{MemoryTier, TierStats};
 use self::time::Time;
 
 /// Keeps sign-ins in Redis or Valkey: several nodes share them, and a sign-out on one holds on all.
@@ -122,6 +127,7 @@ pub struct RedisTokenStore {
     leases: Room,
     outbox: Room,
     max_per_account: usize,
+    tier: Option<Arc<Tier>>,
 }
 
 impl RedisTokenStore {
@@ -148,6 +154,12 @@ impl RedisTokenStore {
     #[must_use]
     pub fn sessions(&self) -> RedisSessionStore {
         RedisSessionStore::new(self.keys.clone(), self.codec.clone(), self.link.clone())
+    }
+
+    /// How the [memory tier](RedisTokenStoreBuilder::memory_tier) does, if there is one.
+    #[must_use]
+    pub fn tier_stats(&self) -> Option<TierStats> {
+        self.tier.as_ref().map(|tier| tier.stats())
     }
 
     /// How many values this node found that it could not read. They count as not there: those of a newer version, or what

@@ -96,10 +96,13 @@ impl TokenStore for RedisTokenStore {
             .arg(body)
             .arg(self.max_per_account.to_string())
             .arg(room.to_string());
+        // Those that have to leave are of the same account.
+        let _change = self.changing(&address.account);
         let mut reply = self.run(address.account.bucket(), call).await?;
         match reply.text()?.as_str() {
             "D" => {
                 let mut evicted = self.removed(&address.account, reply.list()?)?;
+                self.wipe(&evicted);
                 if reply.flag()? {
                     self.outbox.used(Self::waiting(&evicted));
                     // The entry is there: that more of them have to leave must not make its creation fail.
@@ -124,7 +127,7 @@ impl TokenStore for RedisTokenStore {
     async fn load(&self, locators: &[Locator]) -> Result<Vec<Lookup>> {
         let look_up = |locator: &Locator| {
             let (address, key) = (locator.address, locator.key.hash());
-            async move { self.look_up(&address, Some(&key)).await }
+            async move { self.open(&address, &key).await }
         };
         // All are sent before the first answer is waited for.
         try_join_all(locators.iter().map(look_up)).await
@@ -137,6 +140,8 @@ impl TokenStore for RedisTokenStore {
     async fn touch(&self, address: &Address) -> Result<bool> {
         let call = self.about(&script::TOUCH, &address.account);
         let call = call.arg(address.id.to_string());
+        // Copies say that it is due: no more requests are to hear that.
+        let _change = self.changing_one(address);
         self.run(address.account.bucket(), call).await?.flag()
     }
 
@@ -157,6 +162,7 @@ impl TokenStore for RedisTokenStore {
             .arg(flag(entry.tokens.is_offline()))
             .arg(subjects(&entry))
             .arg(self.codec.seal_entry(address, &entry)?);
+        let _change = self.changing_one(address);
         let mut reply = self.run(address.account.bucket(), call).await?;
         let done = match reply.text()?.as_str() {
             "D" => Replaced::Done(Generation(reply.number()?)),
@@ -188,6 +194,7 @@ impl TokenStore for RedisTokenStore {
             .arg(address.id.to_string())
             .arg(locator.key.hash().to_string())
             .arg(new_key.to_string());
+        let _change = self.changing_one(address);
         self.run(address.account.bucket(), call).await?.flag()
     }
 
