@@ -19,6 +19,7 @@ use super::codec::Codec;
 use super::keys::Keys;
 use super::link::{Link, Servers};
 use super::room::Room;
+use super::subscription::Subscription;
 use super::time::Time;
 #[cfg(any(test, feature = "testing"))]
 use crate::clock::Clock;
@@ -203,6 +204,7 @@ impl RedisTokenStoreBuilder {
             leases: Room::new(self.max_claims),
             outbox: Room::new(self.max_outbox),
             max_per_account: self.max_sign_ins_per_account,
+            subscription: Subscription::default(),
         })
     }
 

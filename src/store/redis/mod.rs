@@ -39,6 +39,8 @@ mod head;
 mod keys;
 mod link;
 mod names;
+#[allow(dead_code, reason = "the tier and the cache listen")]
+mod news;
 mod outbox;
 mod reply;
 mod room;
@@ -48,6 +50,8 @@ mod selectors;
 mod sessions;
 mod sign_ins;
 mod store;
+#[allow(dead_code, reason = "the tier and the cache listen")]
+mod subscription;
 mod time;
 
 use std::fmt;
@@ -60,6 +64,7 @@ use self::link::Link;
 use self::room::Room;
 #[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
 pub use self::sessions::RedisSessionStore;
+use self::subscription::Subscription;
 use self::time::Time;
 
 /// Keeps sign-ins in Redis or Valkey: several nodes share them, and a sign-out on one holds on all.
@@ -122,6 +127,8 @@ pub struct RedisTokenStore {
     leases: Room,
     outbox: Room,
     max_per_account: usize,
+    #[allow(dead_code, reason = "the tier and the cache listen")]
+    subscription: Subscription,
 }
 
 impl RedisTokenStore {
