@@ -19,6 +19,7 @@ use super::codec::Codec;
 use super::keys::Keys;
 use super::link::{Link, Servers};
 use super::room::Room;
+use super::subscription::Subscription;
 use super::tier::{MemoryTier, Tier};
 use super::time::Time;
 #[cfg(any(test, feature = "testing"))]
@@ -202,6 +203,11 @@ impl RedisTokenStoreBuilder {
         let codec = Codec::encrypted(self.keys);
         #[cfg(not(feature = "encryption"))]
         let codec = Codec::default();
+        let subscription = Subscription::default();
+        let tier = self.tier.as_ref().map(|tier| Arc::new(Tier::new(tier)));
+        if let Some(tier) = &tier {
+            subscription.listen(tier.clone());
+        }
         Ok(RedisTokenStore {
             keys: Arc::new(Keys::new(&self.prefix)),
             codec: Arc::new(codec),
@@ -213,7 +219,8 @@ impl RedisTokenStoreBuilder {
             leases: Room::new(self.max_claims),
             outbox: Room::new(self.max_outbox),
             max_per_account: self.max_sign_ins_per_account,
-            tier: self.tier.as_ref().map(|tier| Arc::new(Tier::new(tier))),
+            subscription,
+            tier,
         })
     }
 

@@ -50,6 +50,8 @@ mod selectors;
 mod sessions;
 mod sign_ins;
 mod store;
+#[allow(dead_code, reason = "the tier and the cache listen")]
+mod subscription;
 mod tier;
 mod time;
 
@@ -63,6 +65,7 @@ use self::link::Link;
 use self::room::Room;
 #[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
 pub use self::sessions::RedisSessionStore;
+use self::subscription::Subscription;
 use self::tier::Tier;
 pub use self::tier::{MemoryTier, TierStats};
 use self::time::Time;
@@ -127,6 +130,7 @@ pub struct RedisTokenStore {
     leases: Room,
     outbox: Room,
     max_per_account: usize,
+    subscription: Subscription,
     tier: Option<Arc<Tier>>,
 }
 

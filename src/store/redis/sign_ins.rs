@@ -109,11 +109,13 @@ impl RedisTokenStore {
 
     /// What a request begins with: a copy, where there is one.
     pub(super) async fn open(&self, address: &Address, key: &KeyHash) -> Result<Lookup> {
-        let tier = self.tier.as_ref();
-        match tier.and_then(|tier| tier.find(address, key, &self.time)) {
-            Some(stored) => Ok(Lookup::Live(stored)),
-            None => self.look_up(address, Some(key)).await,
+        if let Some(tier) = &self.tier {
+            self.subscription.start();
+            if let Some(stored) = tier.find(address, key, &self.time) {
+                return Ok(Lookup::Live(stored));
+            }
         }
+        self.look_up(address, Some(key)).await
     }
 
     pub(super) async fn look_up(&self, address: &Address, key: Option<&KeyHash>) -> Result<Lookup> {

@@ -141,6 +141,10 @@ impl Listener for Tier {
     }
 
     fn stands(&self, buckets: &Buckets) {
+        // First: what was loaded before may have been missed.
+        buckets
+            .iter()
+            .for_each(|bucket| self.epochs.raise_all(bucket));
         self.standing.stands_again(buckets);
     }
 

@@ -57,6 +57,14 @@ impl Standing {
         }
     }
 
+    /// That all was heard up to a moment, and nothing since.
+    #[cfg(test)]
+    pub(super) fn pretend(&self, heard: Moment) {
+        for bucket in 0..=u8::MAX {
+            *self.lock(bucket) = Some(heard);
+        }
+    }
+
     /// How many buckets are bypassed.
     pub(super) fn bypassed(&self) -> usize {
         let fresh = (0..=u8::MAX).filter(|bucket| self.is_fresh(*bucket));
