@@ -38,6 +38,7 @@ mod codec;
 mod head;
 mod keys;
 mod link;
+mod masters;
 mod names;
 #[allow(dead_code, reason = "the tier and the cache listen")]
 mod news;
@@ -50,7 +51,6 @@ mod selectors;
 mod sessions;
 mod sign_ins;
 mod store;
-#[allow(dead_code, reason = "the tier and the cache listen")]
 mod subscription;
 mod tier;
 mod time;
@@ -171,6 +171,13 @@ impl RedisTokenStore {
     #[must_use]
     pub fn unreadable(&self) -> u64 {
         self.codec.unreadable()
+    }
+
+    /// How many messages this node got on the channels of announcements that were none, and passed over: somebody else publishes there,
+    /// or a newer version does.
+    #[must_use]
+    pub fn unreadable_announcements(&self) -> u64 {
+        self.subscription.ignored()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The calls, each put together of the steps that lie in one slot.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ use futures_util::future::{join_all, try_join_all};
 
 use super::RedisTokenStore;
 use super::names;
+use super::news::{Buckets, Listener, News};
 use super::reply::{self, Reply, unexpected};
 use super::script;
 use super::sign_ins::{Leaving, flag, subjects};
@@ -20,14 +21,51 @@ use crate::id::{
 };
 use crate::store::{
     Claim, Created, Downstream, Entry, Generation, Lease, Lookup, OutboxItem, Registered, Removal,
-    Removed, Replaced, Result, RetainedTokens, SignInInfo, Started, StoreStats, Target, TokenStore,
+    Removed, Replaced, Result, RetainedTokens, SignInInfo, Started, StoreListener, StoreStats,
+    Target, TokenStore,
 };
 use crate::token::AccessToken;
+
+/// A listener of the store. It does not hear of buckets: it looks at everything anew.
+struct PassedOn(Weak<dyn StoreListener>);
+
+impl PassedOn {
+    fn tell(&self, tell: impl FnOnce(&dyn StoreListener)) {
+        if let Some(listener) = self.0.upgrade() {
+            tell(&*listener);
+        }
+    }
+}
+
+impl Listener for PassedOn {
+    fn heard(&self, news: &News) {
+        self.tell(|listener| match news {
+            News::Ended { address, cause } => listener.ended(address, *cause),
+            News::Changed { address } => listener.changed(address),
+        });
+    }
+
+    fn lost(&self, _: &Buckets) {
+        self.tell(|listener| listener.missed());
+    }
+
+    fn stands(&self, _: &Buckets) {
+        self.tell(|listener| listener.missed());
+    }
+
+    fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
 
 #[async_trait]
 impl TokenStore for RedisTokenStore {
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn listen(&self, listener: Weak<dyn StoreListener>) {
+        self.subscription.listen(Arc::new(PassedOn(listener)));
     }
 
     async fn now(&self) -> Result<Timestamp> {
