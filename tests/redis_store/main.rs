@@ -4,8 +4,11 @@
 mod support;
 
 mod contract;
+mod ear;
 mod encryption;
 mod keys;
+mod news;
+mod nodes;
 mod outages;
 mod resent;
 mod round_trips;
