@@ -8,6 +8,8 @@ mod ear;
 mod encryption;
 mod held;
 mod keys;
+mod news;
+mod nodes;
 mod outages;
 mod resent;
 mod round_trips;
