@@ -204,14 +204,14 @@ async fn other_nodes_stop_serving_what_they_heard_has_changed(nodes: &mut Nodes,
 }
 
 #[tokio::test]
-async fn a_copy_is_not_served_once_its_change_elsewhere_is_heard_of_r20_a9() {
+async fn a_copy_is_not_served_once_its_change_elsewhere_is_heard_of_a6() {
     let server = RedisServer::start().await;
     let mut nodes = Nodes::of(&server).await;
     other_nodes_stop_serving_what_they_heard_has_changed(&mut nodes, 1).await;
 }
 
 #[tokio::test]
-async fn a_copy_is_not_served_once_its_change_in_a_cluster_is_heard_of_r20_a9() {
+async fn a_copy_is_not_served_once_its_change_in_a_cluster_is_heard_of_a6() {
     let cluster = RedisCluster::start().await;
     let builder = || RedisTokenStore::cluster(cluster.urls());
     let mut nodes = Nodes::new(builder, 3).await;
@@ -221,7 +221,7 @@ async fn a_copy_is_not_served_once_its_change_in_a_cluster_is_heard_of_r20_a9() 
 }
 
 #[tokio::test]
-async fn what_this_node_changes_it_serves_anew_at_once_r20_a9() {
+async fn what_this_node_changes_it_serves_anew_at_once_a6() {
     let server = RedisServer::start().await;
     let store = with_tier(RedisTokenStore::builder(server.url()));
     let signed_in = async || {
@@ -254,7 +254,7 @@ async fn what_this_node_changes_it_serves_anew_at_once_r20_a9() {
 }
 
 #[tokio::test]
-async fn a_load_whose_answer_arrives_after_the_news_is_not_kept_a9() {
+async fn a_load_whose_answer_arrives_after_the_news_is_not_kept_a6() {
     let server = RedisServer::start().await;
     let way = Way::to(&server).await;
     let acts = RedisTokenStore::builder(server.url()).build().unwrap();
@@ -284,7 +284,7 @@ async fn a_load_whose_answer_arrives_after_the_news_is_not_kept_a9() {
 
 /// It was sent, nobody knows what became of it, and then it is done.
 #[tokio::test]
-async fn a_removal_that_is_done_after_it_timed_out_leaves_no_copy_a9() {
+async fn a_removal_that_is_done_after_it_timed_out_leaves_no_copy_a6() {
     let server = RedisServer::start().await;
     let way = Way::to(&server).await;
     let timeout = Duration::from_millis(500);
@@ -318,7 +318,7 @@ async fn a_removal_that_is_done_after_it_timed_out_leaves_no_copy_a9() {
 }
 
 #[tokio::test]
-async fn while_nothing_is_heard_redis_is_asked_and_afterwards_nothing_old_is_served_a9() {
+async fn while_nothing_is_heard_redis_is_asked_and_afterwards_nothing_old_is_served_a6() {
     let server = RedisServer::start().await;
     let mut nodes = Nodes::of(&server).await;
     let (ann, bob) = (nodes.signed_in(1).await, nodes.signed_in(2).await);
@@ -418,7 +418,7 @@ fn signal(process: &TiedProcess, signal: &str) {
 }
 
 #[tokio::test]
-async fn a_process_that_stood_still_serves_nothing_that_ended_meanwhile_r20_a9() {
+async fn a_process_that_stood_still_serves_nothing_that_ended_meanwhile_a6() {
     let server = RedisServer::start().await;
     let mut command = Command::new(std::env::current_exe().unwrap());
     command

@@ -31,6 +31,8 @@
 //!   after it.
 //! * Every call has a name, or is the same when it is done twice, and what a script answered is kept in the same slot for a
 //!   minute, the tokens of removed sign-ins included. So whatever the client sends again changes no answer.
+//! * With a [`tier`](RedisTokenStoreBuilder::memory_tier), `load` may be answered by a copy; everything else asks Redis. Every call that changes a
+//!   sign-in says so to the tier before it is sent and when it has ended.
 //! * Sign-ins leave in `take_out` of `account.lua` and nowhere else: whatever has to hear of it is told there.
 
 mod builder;
@@ -88,6 +90,11 @@ use self::time::Time;
 /// A sign-out is as durable as the write that acknowledged it: a failover, or a restart from an old snapshot, can undo it.
 /// Set `maxmemory-policy` to `noeviction`; under any other Redis forgets marks and sign-ins as it likes. At `maxmemory`
 /// sign-ins are refused with [`StoreErrorKind::Full`](super::StoreErrorKind::Full).
+///
+/// # Memory tier
+///
+/// Without one every request asks Redis, and one that begins after a sign-out has returned, on whichever node, gets no token. With a
+/// [`memory_tier`](RedisTokenStoreBuilder::memory_tier) that holds on other nodes from when they hear of it: [`MemoryTier`] has the bounds.
 ///
 /// # Limits
 ///

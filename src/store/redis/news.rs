@@ -114,8 +114,8 @@ impl fmt::Debug for Buckets {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     at: Instant,
-    /// Notices a machine that slept, which [`Instant`] does not.
-    steady: Timestamp,
+    /// Notices a machine that slept, which [`Instant`] does not; also one whose clock was set back before, which a steady reading does not.
+    wall: Timestamp,
 }
 
 static CLOCK: LazyLock<SystemClock> = LazyLock::new(SystemClock::new);
@@ -124,7 +124,7 @@ impl Moment {
     pub(super) fn now() -> Self {
         Self {
             at: Instant::now(),
-            steady: CLOCK.steady(),
+            wall: CLOCK.wall(),
         }
     }
 
@@ -132,15 +132,15 @@ impl Moment {
     pub(super) fn ago(by: Duration) -> Self {
         let now = Self::now();
         Self {
-            steady: now.steady.minus(by),
+            wall: now.wall.minus(by),
             ..now
         }
     }
 
     /// How long ago it was, by whichever clock says more.
     pub(super) fn elapsed(&self) -> Duration {
-        let steady = CLOCK.steady().since(self.steady);
-        self.at.elapsed().max(steady)
+        let wall = CLOCK.wall().since(self.wall);
+        self.at.elapsed().max(wall)
     }
 }
 
@@ -226,7 +226,7 @@ mod tests {
     fn a_machine_that_slept_is_noticed() {
         let mut moment = Moment::now();
         assert!(moment.elapsed() < BEAT_LIMIT);
-        moment.steady = moment.steady.minus(BEAT_LIMIT);
+        moment.wall = moment.wall.minus(BEAT_LIMIT);
         assert!(moment.elapsed() >= BEAT_LIMIT);
     }
 }

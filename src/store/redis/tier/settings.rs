@@ -21,7 +21,7 @@ use crate::store::limits::check_limits;
 /// * 3 s after the sign-out returned, if the connection that the announcements come by was cut or has fallen silent, or this process stood
 ///   still (`SIGSTOP`, a machine that slept): a heartbeat goes through that connection every second, and a copy is served only if one was
 ///   answered that was sent within the last 3 s. That is checked when the copy is served, so a process that wakes up does not serve
-///   what it had;
+///   what it had. A virtual machine that was stopped together with its clocks cannot tell, and may do so for 3 s of its time;
 /// * [`good_for`](Self::good_for) after the copy was read, whatever happens: a failover that lost what was announced, keys that
 ///   somebody deleted by hand.
 ///
@@ -30,13 +30,14 @@ use crate::store::limits::check_limits;
 /// no outage is hidden.
 ///
 /// Only what a request begins with comes from a copy. Whether a refresh is due, a handler that runs for longer than a second, lists of
-/// sign-ins, and everything that changes something ask Redis, as do sign-ins that were not found.
+/// sign-ins, and everything that changes something ask Redis, as do sign-ins that were not found. When a sign-in ends unless it is used
+/// again may be told too early by as much as a copy is old, where another node has prolonged it; nobody is signed out for that.
 ///
 /// # Memory
 ///
 /// A copy takes what its tokens take, and about a kilobyte: with 4 KiB of tokens each, the default of 10,000 sign-ins takes 50 MiB. Those that
-/// take more than 64 KiB in Redis are not copied, so it is never more than 66 KiB times
-/// [`max_sign_ins`](Self::max_sign_ins). A copy is wiped when it leaves, at the latest after twice [`good_for`](Self::good_for). Copies are not
+/// take more than 64 KiB in Redis are not copied; a copy of one that takes less, in thousands of short tokens, may be a few times that in memory.
+/// A copy is wiped when it leaves, at the latest after twice [`good_for`](Self::good_for). Copies are not
 /// encrypted: what can read this process' memory can read the tokens, as it can read those of the requests that it serves.
 ///
 /// # Example

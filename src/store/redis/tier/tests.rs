@@ -150,7 +150,7 @@ const INVALIDATIONS: [(&str, Invalidation); 7] = [
 ];
 
 #[test]
-fn a_copy_is_not_served_after_what_makes_it_stale_a9() {
+fn a_copy_is_not_served_after_what_makes_it_stale_a6() {
     for (name, invalidate) in INVALIDATIONS {
         let world = World::new();
         world.loaded();
@@ -161,7 +161,7 @@ fn a_copy_is_not_served_after_what_makes_it_stale_a9() {
 }
 
 #[test]
-fn a_load_that_overlaps_an_invalidation_is_not_kept_a9() {
+fn a_load_that_overlaps_an_invalidation_is_not_kept_a6() {
     for (name, invalidate) in INVALIDATIONS {
         let world = World::new();
         let load = world.load().unwrap();
@@ -354,7 +354,7 @@ async fn a_copy_that_nobody_asks_for_is_wiped_when_it_is_too_old() {
 
 /// Loads, announcements and look-ups at the same time: no look-up that begins after an announcement was heard finds anything older.
 #[test]
-fn in_no_order_of_events_is_anything_served_that_is_older_than_what_was_heard_a9() {
+fn in_no_order_of_events_is_anything_served_that_is_older_than_what_was_heard_a6() {
     let world = World::new();
     let (in_redis, heard) = (AtomicU64::new(1), AtomicU64::new(1));
     let (is_over, served) = (AtomicBool::new(false), AtomicU64::new(0));
