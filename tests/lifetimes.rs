@@ -717,13 +717,17 @@ async fn the_sweep_outlives_a_store_that_fails_and_hooks_that_hang_or_panic_r42(
     assert_eq!(bench.reports.lock().unwrap().len(), 3);
 }
 
+fn explode() {
+    panic!("a hook of a test");
+}
+
 /// A hook for every node, where there is one.
 #[tokio::test]
 async fn a_hook_for_every_node_is_called_once_by_a_store_of_one_node_r42_r43() {
     let told: Arc<Mutex<Vec<(SignInId, Cause)>>> = Arc::default();
     let hook = told.clone();
     let bench = Bench::with(move |auth| {
-        auth.on_evict_everywhere(|_| async { panic!("a hook of a test") })
+        auth.on_evict_everywhere(|_| async { explode() })
             .on_evict_everywhere(|_| std::future::pending::<()>())
             .hook_timeout(SECOND)
             .on_evict_everywhere(move |notice| {

@@ -21,6 +21,13 @@
 //! | `session:<hash of its id>` | string | a session | with it |
 //! | `batch:<call>` | string | which sign-ins a call of `due` is about | after a minute |
 //!
+//! # Channels
+//!
+//! | channel | of | what is said |
+//! |---|---|---|
+//! | `<prefix>:news:<database>` | one server, and the master of sentinels | `E:<account>:<sign-in>:<cause>`: it has left; `C:<account>:<sign-in>`: its entry or its key is another; nothing: somebody has just subscribed |
+//! | `<prefix>:{a5}:news`, a shard's | each bucket of a cluster | the same |
+//!
 //! # Rules
 //!
 //! * What concerns one account lies in one slot and is changed by one script, which names every key that it touches: a
@@ -31,9 +38,12 @@
 //!   after it.
 //! * Every call has a name, or is the same when it is done twice, and what a script answered is kept in the same slot for a
 //!   minute, the tokens of removed sign-ins included. So whatever the client sends again changes no answer.
+//! * Sign-ins leave in `take_out` of `account.lua` and nowhere else, and it announces that; so does whatever changes an entry or a
+//!   key. Announcing is part of the script, and fails without it: who may not publish signs out all the same.
+//! * A channel stands in `KEYS` as the keys of its slot do, so a slot that is being moved makes a script wait rather than announce
+//!   where nobody listens any more.
 //! * With a [`tier`](RedisTokenStoreBuilder::memory_tier), `load` may be answered by a copy; everything else asks Redis. Every call that changes a
 //!   sign-in says so to the tier before it is sent and when it has ended.
-//! * Sign-ins leave in `take_out` of `account.lua` and nowhere else: whatever has to hear of it is told there.
 
 mod builder;
 mod codec;
@@ -84,6 +94,24 @@ use self::time::Time;
 /// sign-out for as long as it is ahead; where a failover leads to a server whose clock is behind, sign-ins that were under
 /// way may pass a sign-out by as much. While a master of a cluster is away nobody starts a sign-in, and expired sign-ins are
 /// not collected; requests and sign-outs of the others' accounts go on.
+///
+/// # Announcements
+///
+/// Nodes tell each other what has ended or changed, by publish and subscribe: that ends what handlers of other nodes wait for
+/// ([`Account::ended`](crate::Account::ended)) and calls the hooks of
+/// [`AuthBuilder::on_evict_everywhere`](crate::AuthBuilder::on_evict_everywhere). For that each node has one more connection, to each master of
+/// a cluster, from the moment when an [`Auth`](crate::Auth) with this store runs. It speaks RESP3, is asked once a second, counts as lost
+/// two seconds after a question that is not answered, and is then made anew, with up to two seconds between attempts. In a cluster the
+/// announcements go through sharded channels, which take Redis from 7.0 or Valkey; with an older one, sign-outs are not announced.
+///
+/// Nothing depends on hearing: what was missed is found out by looking, as without announcements. What they say are hashes of accounts, ids of
+/// sign-ins, and causes; whoever can publish there can end what runs for a sign-in whose account's hash and id they know, and nothing else.
+///
+/// # Permissions
+///
+/// A user with an ACL needs the keys `~<prefix>:*` and the channels `&<prefix>:*`: since Redis 7.0 a new user has no channels. Without them
+/// everything works but announcements, which the trace says once. The commands are those of `@read`, `@write`, `@scripting`, `@connection` and
+/// `@pubsub`, and `TIME`, `CLUSTER SLOTS` and, with sentinels, `ROLE` besides.
 ///
 /// # Durability
 ///
