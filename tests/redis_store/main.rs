@@ -11,4 +11,5 @@ mod resent;
 mod round_trips;
 mod servers;
 mod sessions;
+mod visits;
 mod world;
