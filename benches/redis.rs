@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use axum_signout::store::{RedisTokenStore, TokenStore};
+use axum_signout::store::{MemoryTier, RedisTokenStore, TokenStore};
 use axum_signout::{Account, EndSessionRequest, Locator, SignOut, Tokens};
 use futures_util::future::join_all;
 use redis::AsyncConnectionConfig;
@@ -138,7 +138,16 @@ impl Bench {
         println!("a request with a token: median, 99th percentile");
         let memory = World::over(Arc::new(empty_store()), Arc::default()).await;
         let shared = World::over(Arc::new(store(server, "requests")), Arc::default()).await;
-        let mut worlds = [("from memory", memory), ("from Redis", shared)];
+        let tier = RedisTokenStore::builder(server.url())
+            .prefix("tier")
+            .memory_tier(MemoryTier::new().good_for(Duration::from_secs(60)));
+        let tier = tier.build().expect("the settings are in range");
+        let tier = World::over(Arc::new(tier), Arc::default()).await;
+        let mut worlds = [
+            ("from memory", memory),
+            ("from Redis", shared),
+            ("from Redis through the tier", tier),
+        ];
         for (_, world) in &mut worlds {
             for number in 0..self.size {
                 world.add(number).await;
@@ -154,7 +163,8 @@ impl Bench {
                 let mut app = Router::new()
                     .route("/", get(handler))
                     .layer(world.auth.layer());
-                for id in world.some(AT_A_TIME) {
+                // Of few, so that the tier has copies of them.
+                for id in world.ids.clone().into_iter().take(AT_A_TIME as usize) {
                     let request = world.request(Some(id)).await;
                     let begin = Instant::now();
                     let answer = app.call(request).await;
