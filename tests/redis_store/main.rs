@@ -16,4 +16,5 @@ mod round_trips;
 mod servers;
 mod sessions;
 mod tier;
+mod visits;
 mod world;
