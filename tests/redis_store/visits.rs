@@ -215,7 +215,8 @@ async fn signing_out_everywhere_is_one_script_before_the_selectors_with_the_cach
     sign_out(1).await;
     for sign_ins in [1, 10] {
         let mut commands = sign_out(sign_ins).await;
-        commands.retain(|command| !OF_ANNOUNCEMENTS.contains(&names(&[command.clone()])[0]));
+        commands
+            .retain(|command| !OF_ANNOUNCEMENTS.contains(&names(std::slice::from_ref(command))[0]));
         let keys = server.keys();
         let account = keys.iter().find(|key| key.contains("}:account:"));
         let bucket = tags(account.unwrap())[0];
