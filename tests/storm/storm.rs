@@ -18,6 +18,7 @@ use axum_signout::{
 };
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tower::Service as _;
 use tower_sessions::session::Id;
@@ -132,9 +133,12 @@ impl Storm {
             state.refreshes
         };
         let waiting = Arc::new(AtomicUsize::new(0));
+        // Whoever collects what tasks return is woken by each of them, and would compete with those that still wait for their turn.
+        let served = Arc::new((AtomicUsize::new(0), Notify::new()));
         let mut all = JoinSet::new();
         for _ in 0..waiters {
-            let (tokens, waiting) = (self.request().await, waiting.clone());
+            let tokens = self.request().await;
+            let (waiting, served) = (waiting.clone(), served.clone());
             all.spawn(async move {
                 let mut acquire = pin!(tokens.acquire(()));
                 let mut counted = false;
@@ -147,7 +151,11 @@ impl Storm {
                     polled
                 });
                 let token = token.await;
-                (token, Instant::now())
+                let at = Instant::now();
+                if served.0.fetch_add(1, Ordering::SeqCst) + 1 == waiters {
+                    served.1.notify_one();
+                }
+                (token, at)
             });
         }
         let begun = tokio::time::timeout(Duration::from_secs(60), gate.arrived(1));
@@ -157,6 +165,8 @@ impl Storm {
         }
         let answered = Instant::now();
         gate.open();
+        let all_served = tokio::time::timeout(Duration::from_secs(60), served.1.notified());
+        all_served.await.expect("all have their answer");
         let mut last = answered;
         let expected = access_token(before + 1);
         for (token, at) in all.join_all().await {
