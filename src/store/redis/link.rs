@@ -220,7 +220,12 @@ impl Link {
                         if is_of_the_connection(&error) {
                             self.give_up(number);
                         }
-                        if was_sent || !lost.again {
+                        // What is true of the second time, such as a refusal by a server that has just started, says
+                        // nothing about the first.
+                        if was_sent {
+                            return Err(unknown(&lost.error));
+                        }
+                        if !lost.again {
                             return Err(lost.error);
                         }
                         was_sent = true;
