@@ -227,6 +227,14 @@ impl DownstreamName {
     }
 }
 
+#[cfg(feature = "redis")]
+impl KeyHash {
+    /// Whether they are equal, in a time that tells nothing about where they differ.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
+    }
+}
+
 impl TokenHash {
     /// Of a token.
     #[must_use]

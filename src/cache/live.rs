@@ -121,6 +121,27 @@ impl Registry {
         });
     }
 
+    /// Has a sign-in looked at anew before it is served again.
+    pub(super) fn doubt(&self, address: &Address) {
+        let flag = self
+            .stripe(&address.id)
+            .get(&address.id)
+            .and_then(Weak::upgrade);
+        if let Some(flag) = flag.filter(|flag| flag.address == *address) {
+            flag.doubt();
+        }
+    }
+
+    /// The same for whatever requests hold.
+    pub(super) fn doubt_all(&self) {
+        self.for_each(Flag::doubt);
+    }
+
+    /// Whose it is, as long as that is there.
+    pub(super) fn cache(&self) -> Weak<Inner> {
+        self.cache.clone()
+    }
+
     /// Has all sign-ins of an account that requests hold looked at anew before they are served again: for an eviction that the store
     /// has confirmed. Another one may have removed them a moment before, and some may have been created since.
     pub(super) fn doubt_account(&self, account: &AccountHash, but: Option<&SignInId>) {
@@ -217,7 +238,7 @@ impl Flag {
 
     pub(super) fn end(&self, cause: Cause) {
         let _ = self.cause.set(cause);
-        self.ended.store(true, Ordering::SeqCst);
+        let is_first = !self.ended.swap(true, Ordering::SeqCst);
         // Whoever waits for the end may keep the flag for long: not the tokens with it.
         let known = self
             .known
@@ -226,6 +247,10 @@ impl Flag {
             .take();
         drop(known);
         self.changed.notify_waiters();
+        if let Some(inner) = self.cache().upgrade().filter(|_| is_first) {
+            let cause = self.cause().unwrap_or(cause);
+            inner.notice(self.address, cause);
+        }
     }
 
     pub(crate) fn address(&self) -> Address {
@@ -244,7 +269,7 @@ impl Flag {
 
     /// Whose it is, as long as that is there.
     pub(super) fn cache(&self) -> Weak<Inner> {
-        self.registry.cache.clone()
+        self.registry.cache()
     }
 
     /// Waits until this node has ended it, and says why.

@@ -4,11 +4,16 @@
 mod support;
 
 mod contract;
+mod ear;
 mod encryption;
+mod held;
 mod keys;
+mod news;
+mod nodes;
 mod outages;
 mod resent;
 mod round_trips;
 mod servers;
 mod sessions;
+mod tier;
 mod world;

@@ -77,6 +77,10 @@ impl Live<'_> {
         now.since(self.last_used) >= self.lifetimes.touch_interval()
     }
 
+    pub(super) fn key_hash(&self) -> Option<KeyHash> {
+        KeyHash::parse(self.key)
+    }
+
     pub(super) fn has_key(&self, key: &KeyHash) -> bool {
         let key = key.to_string();
         constant_time::verify_slices_are_equal(self.key.as_bytes(), key.as_bytes()).is_ok()

@@ -10,12 +10,31 @@ pub(super) const BUCKETS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Keys {
     prefix: Box<str>,
+    /// The one channel for announcements; in a cluster each bucket has its own.
+    channel: Option<Box<str>>,
 }
 
 impl Keys {
-    pub(super) fn new(prefix: &str) -> Self {
+    /// Those of one server. Channels are the same for all of its databases, so the database is in the name.
+    pub(super) fn of_server(prefix: &str, database: i64) -> Self {
         Self {
             prefix: prefix.into(),
+            channel: Some(format!("{prefix}:news:{database}").into()),
+        }
+    }
+
+    pub(super) fn of_cluster(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.into(),
+            channel: None,
+        }
+    }
+
+    /// Where the changes of a bucket are announced. Braces tell a shard's channel from any other.
+    pub(super) fn channel(&self, bucket: u8) -> String {
+        match &self.channel {
+            Some(channel) => channel.to_string(),
+            None => self.bucket(bucket, "news"),
         }
     }
 
@@ -33,7 +52,7 @@ impl Keys {
         self.named(account.bucket(), "account", account)
     }
 
-    /// All keys that a script about an account may touch, in the order of `account_keys.lua`.
+    /// All keys that a script about an account may touch, and its channel, in the order of `account_keys.lua`.
     pub(super) fn of_account(&self, account: &AccountHash) -> Vec<String> {
         let bucket = account.bucket();
         let [items, ready, age] = self.outbox(bucket);
@@ -45,6 +64,7 @@ impl Keys {
             ready,
             age,
             self.derived(bucket),
+            self.channel(bucket),
         ]
     }
 

@@ -10,6 +10,7 @@ use super::head::{Head, cause};
 use super::reply::{self, Reply, unexpected};
 use super::room::Room;
 use super::script::{self, Call};
+use super::tier::Change;
 use super::time::{lifetime, seconds};
 use crate::clock::Timestamp;
 use crate::id::{AccountHash, Address, KeyHash, OperationId, Selector, SignInId, TokenHash};
@@ -106,7 +107,20 @@ impl RedisTokenStore {
         }
     }
 
+    /// What a request begins with: a copy, where there is one.
+    pub(super) async fn open(&self, address: &Address, key: &KeyHash) -> Result<Lookup> {
+        if let Some(tier) = &self.tier {
+            self.subscription.start();
+            if let Some(stored) = tier.find(address, key, &self.time) {
+                return Ok(Lookup::Live(stored));
+            }
+        }
+        self.look_up(address, Some(key)).await
+    }
+
     pub(super) async fn look_up(&self, address: &Address, key: Option<&KeyHash>) -> Result<Lookup> {
+        let tier = self.tier.as_ref();
+        let load = tier.and_then(|tier| tier.load(address, &self.time));
         let fields = [format!("h{}", address.id), format!("b{}", address.id)];
         let (now, values) = self.fields(&address.account, &fields).await?;
         let mut values = values.into_iter();
@@ -126,18 +140,35 @@ impl RedisTokenStore {
         if key.is_some_and(|key| !live.has_key(key)) {
             return Ok(Lookup::Moved);
         }
+        let size = body.as_ref().map_or(0, Vec::len);
         let entry = body.and_then(|body| self.codec.open_entry(address, body));
-        Ok(match entry {
-            None => Lookup::Gone(None),
-            Some(entry) => Lookup::Live(Stored {
-                entry: Arc::new(entry),
-                generation: live.generation,
-                created: live.created,
-                last_used: live.last_used,
-                expires,
-                touch_due: live.touch_due(now),
-            }),
-        })
+        let Some(entry) = entry else {
+            return Ok(Lookup::Gone(None));
+        };
+        let stored = Stored {
+            entry: Arc::new(entry),
+            generation: live.generation,
+            created: live.created,
+            last_used: live.last_used,
+            expires,
+            touch_due: live.touch_due(now),
+        };
+        if let Some(load) = load {
+            load.keep(&live, &stored, size, now);
+        }
+        Ok(Lookup::Live(stored))
+    }
+
+    /// To be called before a call is sent after which copies of the account's sign-ins are stale, and kept until it has ended.
+    pub(super) fn changing<'a>(&'a self, account: &'a AccountHash) -> Option<Change<'a>> {
+        let tier = self.tier.as_ref();
+        tier.map(|tier| tier.change(account, None))
+    }
+
+    /// The same of a call about one sign-in.
+    pub(super) fn changing_one<'a>(&'a self, address: &'a Address) -> Option<Change<'a>> {
+        let tier = self.tier.as_ref();
+        tier.map(|tier| tier.change(&address.account, Some(address)))
     }
 
     pub(super) async fn list_of(&self, account: &AccountHash) -> Result<Vec<SignInInfo>> {
@@ -197,6 +228,13 @@ impl RedisTokenStore {
         Ok(all)
     }
 
+    /// Their copies.
+    pub(super) fn wipe(&self, removed: &[Removed]) {
+        if let Some(tier) = &self.tier {
+            removed.iter().for_each(|one| tier.forget(&one.address));
+        }
+    }
+
     pub(super) fn waiting(removed: &[Removed]) -> u64 {
         removed.iter().filter(|removed| removed.to_revoke).count() as u64
     }
@@ -242,8 +280,10 @@ impl RedisTokenStore {
             Leaving::Due(ids) => call.arg("due").args(ids.iter().map(SignInId::to_string)),
             Leaving::Evict(id) => call.arg("evict").arg(id.to_string()),
         };
+        let _change = self.changing(account);
         let mut reply = self.run(account.bucket(), call).await?;
         let removed = self.removed(account, reply.list()?)?;
+        self.wipe(&removed);
         if reply.flag()? {
             self.outbox.used(Self::waiting(&removed));
         }
