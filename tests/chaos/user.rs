@@ -41,8 +41,10 @@ pub struct Story {
     pub left: Option<Instant>,
     /// The store had not confirmed it then.
     pub pending: bool,
-    /// How often it was refused, or said that it had not read the session.
+    /// How often it was refused.
     pub tried_in_vain: usize,
+    /// It said that it could not read what the session holds.
+    pub unread: bool,
     /// It ended without a sign-out.
     pub lost: bool,
 }
@@ -179,7 +181,7 @@ impl Town {
         (call, served)
     }
 
-    /// Nothing where it was not done.
+    /// Nothing where it was refused.
     async fn leave(&self, cookies: &str, node: usize) -> Option<(Left, Instant)> {
         let request = self.http.post(format!("{}/leave", self.nodes[node]));
         let request = request.header(header::COOKIE, cookies);
@@ -188,8 +190,7 @@ impl Town {
             return None;
         }
         let left: Left = serde_json::from_str(&page.body).expect("what `leave` answers");
-        // SECURITY.md: what the session names is not known then.
-        (left.session != "Unread" && left.not_retried == 0).then_some((left, ended))
+        Some((left, ended))
     }
 
     /// Signs in and out until time is up, at least once; now and then the last sign-in stays.
@@ -221,6 +222,7 @@ impl Town {
             left: None,
             pending: false,
             tried_in_vain: 0,
+            unread: false,
             lost: false,
         };
         let stays = Instant::now() + Duration::from_millis(chance.random_range(2_000..20_000));
@@ -255,17 +257,22 @@ impl Town {
         };
         let nodes: Vec<usize> = (0..64).map(|_| self.any_node(chance)).collect();
         let leaving = async {
+            let mut unread = false;
             for (tries, node) in nodes.into_iter().enumerate() {
-                if let Some((left, at)) = self.leave(&cookies, node).await {
-                    return (tries, left, at);
+                match self.leave(&cookies, node).await {
+                    Some((left, _)) if left.session == "Unread" => unread = true,
+                    Some((left, at)) if left.not_retried == 0 => return (tries, unread, left, at),
+                    _ => {}
                 }
+                // A browser has no cookie any more; this one has kept a copy, and tries again.
                 sleep(Duration::from_millis(250)).await;
             }
             panic!("nobody can sign out");
         };
-        let (calls, (tries, left, at)) = tokio::join!(meanwhile, leaving);
+        let (calls, (tries, unread, left, at)) = tokio::join!(meanwhile, leaving);
         story.calls.extend(calls);
         story.tried_in_vain = tries;
+        story.unread = unread;
         story.pending = left.pending > 0;
         story.left = Some(at);
         // At once, on every node, by whoever has copied the cookie; and once more a little later.
