@@ -112,6 +112,13 @@ impl Registry {
         }
     }
 
+    /// Why a sign-in that somebody holds has ended, if it has.
+    pub(super) fn cause(&self, address: &Address) -> Option<Cause> {
+        let id = &address.id;
+        let flag = self.stripe(id).get(id).and_then(Weak::upgrade)?;
+        (flag.address == *address).then(|| flag.cause())?
+    }
+
     /// Ends all sign-ins of an account that requests hold: for an eviction whose answer from the store is missing.
     pub(crate) fn end_account(&self, account: &AccountHash, but: Option<&SignInId>, cause: Cause) {
         self.for_each(|flag| {

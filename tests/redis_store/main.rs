@@ -18,4 +18,5 @@ mod servers;
 mod sessions;
 mod sizing;
 mod tier;
+mod visits;
 mod world;

@@ -135,7 +135,7 @@ async fn the_store_is_measured_now_and_then_and_says_when_redis_is_away_r44() {
     // As soon as announcements are heard, the second look-up is answered by a copy.
     watch.wait_for("tier_bypassed_buckets", 0.0).await;
     for _ in 0..2 {
-        store.load(&[ann.clone()]).await.unwrap();
+        store.load(std::slice::from_ref(&ann)).await.unwrap();
     }
     let stats = store.tier_stats().unwrap();
     assert_eq!((stats.hits, stats.sign_ins), (1, 1));

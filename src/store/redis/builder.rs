@@ -485,6 +485,18 @@ mod tests {
             ("another scheme", one("https://127.0.0.1")),
             ("unchecked", one("rediss://127.0.0.1/#insecure")),
             ("no node", RedisTokenStore::cluster::<&str>([])),
+            (
+                "a tier for nobody",
+                one(url).memory_tier(MemoryTier::new().max_sign_ins(0)),
+            ),
+            (
+                "copies for too long",
+                one(url).memory_tier(MemoryTier::new().good_for(Duration::from_secs(61))),
+            ),
+            (
+                "copies for no time",
+                one(url).memory_tier(MemoryTier::new().good_for(Duration::ZERO)),
+            ),
         ];
         for (name, builder) in rows {
             assert!(builder.build().is_err(), "{name}");

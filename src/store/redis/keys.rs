@@ -1,6 +1,11 @@
 //! The names of keys.
 
+use std::fmt::Write as _;
+
 use crate::id::{AccountHash, ClaimName, OperationId, Selector};
+
+/// Of a hash of 256 bits.
+const LONGEST_NAME: usize = 43;
 
 /// How many hash tags there are: as many as buckets.
 pub(super) const BUCKETS: usize = 256;
@@ -40,11 +45,29 @@ impl Keys {
 
     /// A key of a whole bucket.
     pub(super) fn bucket(&self, bucket: u8, what: &str) -> String {
-        format!("{}:{{{bucket:02x}}}:{what}", self.prefix)
+        self.begun(bucket, what, 0)
     }
 
     fn named(&self, bucket: u8, what: &str, name: &dyn std::fmt::Display) -> String {
-        format!("{}:{{{bucket:02x}}}:{what}:{name}", self.prefix)
+        let mut key = self.begun(bucket, what, 1 + LONGEST_NAME);
+        key.push(':');
+        // Writing to a string does not fail.
+        let _ = write!(key, "{name}");
+        key
+    }
+
+    /// Put together by hand, in one piece of memory: every request's read begins with it.
+    fn begun(&self, bucket: u8, what: &str, more: usize) -> String {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |half: u8| char::from(DIGITS[usize::from(half & 15)]);
+        let mut key = String::with_capacity(self.prefix.len() + 6 + what.len() + more);
+        key.push_str(&self.prefix);
+        key.push_str(":{");
+        key.push(digit(bucket >> 4));
+        key.push(digit(bucket));
+        key.push_str("}:");
+        key.push_str(what);
+        key
     }
 
     /// The hash that holds all of an account.

@@ -10,8 +10,8 @@ use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, RedisError
 use super::keys::Keys;
 use super::news::Buckets;
 
-/// More masters than a cluster can have are none.
-const MOST_SLOTS: u16 = 16384;
+/// No cluster has more ranges of slots.
+const SLOTS: usize = 16384;
 
 /// Where to ask which servers are masters. All clients speak RESP3, in which announcements and answers share a connection.
 pub(super) enum Masters {
@@ -124,7 +124,7 @@ fn parse_slots(answer: Value, asked: &Client) -> Option<Vec<Range>> {
     let Value::Array(rows) = answer else {
         return None;
     };
-    let mut ranges = Vec::with_capacity(rows.len().min(MOST_SLOTS.into()));
+    let mut ranges = Vec::with_capacity(rows.len().min(SLOTS));
     for row in rows {
         let Value::Array(row) = row else { return None };
         let (Value::Int(first), Value::Int(last), Value::Array(master)) =

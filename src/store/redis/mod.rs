@@ -53,7 +53,7 @@ mod link;
 mod masters;
 mod measure;
 mod names;
-#[allow(dead_code, reason = "the tier and the cache listen")]
+#[allow(dead_code, reason = "a tier in memory needs all of it")]
 mod news;
 mod outbox;
 mod reply;
@@ -102,7 +102,8 @@ use self::time::Time;
 /// ([`Account::ended`](crate::Account::ended)) and calls the hooks of
 /// [`AuthBuilder::on_evict_everywhere`](crate::AuthBuilder::on_evict_everywhere). For that each node has one more connection, to each master of
 /// a cluster, from the moment when an [`Auth`](crate::Auth) with this store runs. It speaks RESP3, is asked once a second, counts as lost
-/// two seconds after a question that is not answered, and is then made anew, with up to two seconds between attempts. In a cluster the
+/// two seconds after a question that is not answered, and is then made anew, with up to two seconds between attempts. Who the masters are is looked up every
+/// five seconds. In a cluster the
 /// announcements go through sharded channels, which take Redis from 7.0 or Valkey; with an older one, sign-outs are not announced.
 ///
 /// Nothing depends on hearing: what was missed is found out by looking, as without announcements. What they say are hashes of accounts, ids of

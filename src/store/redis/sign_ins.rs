@@ -1,5 +1,6 @@
 //! Sign-ins: looking them up, and taking them out.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -20,6 +21,9 @@ use crate::store::{
 
 /// At first each bucket adds so many to a batch of due sign-ins: one account's do not keep the others waiting.
 const FAIR_SHARE: usize = 8;
+
+/// Room for `HMGET`, a key and two fields: a command that has to grow costs several times as much.
+const FIELDS_SIZE: usize = 256;
 
 /// How often another sign-in is looked for when the one that was to leave is gone already.
 const TRIES: usize = 8;
@@ -52,6 +56,15 @@ pub(super) fn rule(rule: RevokeRule) -> &'static str {
 
 pub(super) fn flag(value: bool) -> &'static str {
     if value { "1" } else { "0" }
+}
+
+/// A field of an account's hash that is a sign-in's.
+fn field(kind: &str, id: &SignInId) -> String {
+    let mut field = String::with_capacity(24);
+    field.push_str(kind);
+    // Writing to a string does not fail.
+    let _ = write!(field, "{id}");
+    field
 }
 
 impl RedisTokenStore {
@@ -87,8 +100,8 @@ impl RedisTokenStore {
         fields: &[String],
     ) -> Result<(Timestamp, Vec<Value>)> {
         let bucket = account.bucket();
-        let mut get = redis::cmd("HMGET");
-        get.arg(self.keys.account(account)).arg(fields);
+        let mut get = Cmd::with_capacity(2 + fields.len(), FIELDS_SIZE);
+        get.arg("HMGET").arg(self.keys.account(account)).arg(fields);
         let (now, values) = match self.time.read(bucket) {
             Some(now) => (now, self.link.send(&get).await?),
             None => {
@@ -121,7 +134,7 @@ impl RedisTokenStore {
     pub(super) async fn look_up(&self, address: &Address, key: Option<&KeyHash>) -> Result<Lookup> {
         let tier = self.tier.as_ref();
         let load = tier.and_then(|tier| tier.load(address, &self.time));
-        let fields = [format!("h{}", address.id), format!("b{}", address.id)];
+        let fields = ["h", "b"].map(|kind| field(kind, &address.id));
         let (now, values) = self.fields(&address.account, &fields).await?;
         let mut values = values.into_iter();
         let mut next = || reply::maybe_bytes(values.next().unwrap_or_default());

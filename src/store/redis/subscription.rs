@@ -272,10 +272,8 @@ impl Shared {
                     return Ok(());
                 }
             };
-            feed.try_send(heard).map_err(|error| {
-                overflow.store(true, Ordering::SeqCst);
-                error
-            })
+            feed.try_send(heard)
+                .inspect_err(|_| overflow.store(true, Ordering::SeqCst))
         });
         let start = self.subscribe(master, &config);
         let started = tokio::time::timeout(self.timeout, start).await;
@@ -460,4 +458,41 @@ fn longer(pause: Duration) -> Duration {
 /// Half of it by chance, so that nodes which lost a server together do not come back together.
 fn spread(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.5..1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{AccountHash, Address, SignInId};
+
+    fn push(kind: PushKind, data: &[&[u8]]) -> PushInfo {
+        let data = data.iter().map(|bytes| Value::BulkString(bytes.to_vec()));
+        PushInfo {
+            kind,
+            data: data.collect(),
+        }
+    }
+
+    #[test]
+    fn what_a_server_pushes() {
+        let address = Address {
+            account: AccountHash::of(&[b"ann"]),
+            id: SignInId::random(),
+        };
+        let news = format!("C:{}:{}", address.account, address.id);
+        let expected = News::Changed { address };
+        for kind in [PushKind::Message, PushKind::SMessage] {
+            let read_as = |message: &[u8]| read(&push(kind.clone(), &[b"channel", message]));
+            assert!(matches!(read_as(news.as_bytes()), Read::News(news) if news == expected));
+            assert!(matches!(read_as(b""), Read::Nothing), "a probe");
+            assert!(matches!(read_as(b"C"), Read::Garbage));
+            assert!(matches!(read(&push(kind.clone(), &[])), Read::Garbage));
+        }
+        for kind in [PushKind::SUnsubscribe, PushKind::Disconnection] {
+            assert!(matches!(read(&push(kind, &[b"channel"])), Read::Over));
+        }
+        for kind in [PushKind::SSubscribe, PushKind::Invalidate] {
+            assert!(matches!(read(&push(kind, &[b"channel"])), Read::Nothing));
+        }
+    }
 }

@@ -83,7 +83,7 @@ impl Tier {
 
     /// To be called before a load is sent. `None`: what it brings is not to be kept.
     pub(super) fn load<'a>(&'a self, address: &'a Address, time: &Time) -> Option<Load<'a>> {
-        // First, so that whatever is lost from here on raises it.
+        // First, so that it is raised by whatever stands again from here on.
         let epoch = self.epochs.of(&address.account);
         let stands = self.standing.stands(address.account.bucket());
         stands.then(|| Load {
@@ -134,17 +134,12 @@ impl Listener for Tier {
 
     fn lost(&self, buckets: &Buckets) {
         self.standing.lost(buckets);
-        // Afterwards: a load that still found them standing has noted the number by now.
-        buckets
-            .iter()
-            .for_each(|bucket| self.epochs.raise_all(bucket));
     }
 
     fn stands(&self, buckets: &Buckets) {
-        // First: what was loaded before may have been missed.
-        buckets
-            .iter()
-            .for_each(|bucket| self.epochs.raise_all(bucket));
+        // First, so that nothing of before is served, nor what a load brings that was sent before.
+        let raise = |bucket| self.epochs.raise_all(bucket);
+        buckets.iter().for_each(raise);
         self.standing.stands_again(buckets);
     }
 
