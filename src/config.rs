@@ -173,6 +173,8 @@ pub(crate) struct Config {
     /// How long a sign-out waits for the provider's metadata, when all that is local is done.
     pub(crate) metadata_wait: Duration,
     pub(crate) sweep_every: Duration,
+    #[cfg(feature = "metrics")]
+    pub(crate) measure_every: Option<Duration>,
     /// How long before its end a page should warn.
     pub(crate) warn_before: Duration,
     /// Most tokens of the app itself that are kept.
@@ -204,6 +206,8 @@ impl Default for Config {
             sign_in_parameters: Vec::new(),
             metadata_wait: Duration::from_secs(3),
             sweep_every: Duration::from_secs(15),
+            #[cfg(feature = "metrics")]
+            measure_every: None,
             warn_before: Duration::from_secs(60),
             max_app_tokens: 1000,
         }

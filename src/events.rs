@@ -448,6 +448,27 @@ pub(crate) fn eviction_settled(of: Named<'_>, cause: Cause, correlation_id: &str
     );
 }
 
+/// What is measured now and then. The name is a text of a program, never of a request.
+#[cfg(feature = "metrics")]
+pub(crate) fn gauge(name: &'static str, value: f64) {
+    metrics::gauge!(name).set(value);
+}
+
+/// The whole of what was counted elsewhere.
+#[cfg(feature = "metrics")]
+pub(crate) fn total(name: &'static str, total: u64) {
+    metrics::counter!(name).absolute(total);
+}
+
+/// A connection to Redis: `made`, `failed` or `lost`.
+#[cfg(feature = "redis")]
+pub(crate) fn redis_connection(outcome: &'static str) {
+    count(
+        "axum_signout_redis_connections_total",
+        &[("outcome", outcome)],
+    );
+}
+
 fn pending_evictions(change: f64) {
     #[cfg(feature = "metrics")]
     metrics::gauge!("axum_signout_pending_evictions").increment(change);

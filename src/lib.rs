@@ -61,6 +61,10 @@ pub mod testing;
 #[doc = include_str!("docs/own_sign_in.md")]
 pub mod own_sign_in {}
 
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("docs/runbook.md")]
+pub mod runbook {}
+
 pub use crate::account::Account;
 #[cfg(feature = "reqwest")]
 pub use crate::api::{Api, ApiBuilder, TokenSource};

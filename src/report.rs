@@ -99,8 +99,9 @@ pub enum SessionOutcome {
     Renewed,
     /// Its cookie is removed, but the session store could not delete the record, which opens nothing any more.
     NotDeleted,
-    /// Its cookie is removed, but the session store could neither read nor delete the record. What sign-ins it names is not
-    /// known, so they are not evicted: until they expire, a copy of the cookie opens them once the store is back.
+    /// Its cookie is removed, but the session store could not read the record. What sign-ins it names is not known, so they are not
+    /// evicted, and their tokens not revoked, until they expire. Unless the store was back a moment later to delete the record, a copy
+    /// of the cookie opens them until then.
     Unread,
 }
 

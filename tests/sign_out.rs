@@ -1200,6 +1200,15 @@ async fn a_session_store_that_cannot_be_read_is_reported_and_the_cookie_goes_a10
         "the provider's session ends at least"
     );
     assert_eq!(answer.param("client_id").unwrap(), CLIENT);
+
+    // Back a moment too late: the record is gone, and what it named is not.
+    sessions.faults.clear();
+    app.sign_in(&mut browser, "alice").await;
+    sessions.faults.set(&["load"], Fail::Unavailable);
+    let (answer, report) = app.leave(&browser, json!({})).await;
+    assert!(removes_session_cookie(&answer));
+    assert_eq!(report.session, SessionOutcome::Unread);
+    assert!(report.evicted.is_empty());
 }
 
 /// The app ends the session by itself, while the token store is away (A5).

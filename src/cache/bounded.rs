@@ -14,9 +14,9 @@ use crate::id::{
     AccountHash, Address, ClaimName, DownstreamName, KeyHash, Locator, OperationId, Selector,
 };
 use crate::store::{
-    Claim, Created, Downstream, Entry, Generation, Lease, Lookup, OutboxItem, Registered, Removal,
-    Removed, Replaced, Result, RetainedTokens, SignInInfo, Started, StoreError, StoreErrorKind,
-    StoreListener, StoreStats, Target, TokenStore, operations,
+    Claim, Created, Downstream, Entry, Generation, Lease, Lookup, Measurement, OutboxItem,
+    Registered, Removal, Removed, Replaced, Result, RetainedTokens, SignInInfo, Started,
+    StoreError, StoreErrorKind, StoreListener, StoreStats, Target, TokenStore, operations,
 };
 use crate::token::AccessToken;
 
@@ -49,6 +49,11 @@ macro_rules! delegate {
 
             fn listen(&self, listener: Weak<dyn StoreListener>) {
                 self.0.listen(listener);
+            }
+
+            async fn measure(&self) -> Vec<Measurement> {
+                let measured = async { Ok(self.0.measure().await) };
+                bounded(measured).await.unwrap_or_default()
             }
 
             /// The store's own future, bounded by the layer, which has no timer to make for a store that answers at once.

@@ -13,6 +13,8 @@ mod ended;
 mod evict;
 mod inner;
 mod live;
+#[cfg(feature = "metrics")]
+mod measure;
 mod notices;
 mod opened;
 mod pending;

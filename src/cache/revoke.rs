@@ -69,6 +69,8 @@ impl Cache {
             // Tracked: a shutdown waits for the revocation that is under way.
             let tasks = &self.0.tasks;
             tasks.spawn(revoking(weak.clone(), OperationId::random()));
+            #[cfg(feature = "metrics")]
+            tasks.spawn(super::measure::measuring(weak.clone()));
             tasks.spawn(sweeping(weak));
         });
     }

@@ -143,7 +143,7 @@ async fn run(
     // A5: what the store could not open is evicted as well, at the latest when the store is back. All of it, whoever was named:
     // the session ends as a whole, since it cannot be told whose each is.
     let unopened = unopened(current).await;
-    let names = unopened.as_deref().unwrap_or_default();
+    let names = unopened.names();
     let accounts = match request.everywhere {
         true => everywhere(current, &request.whom, names),
         false => BTreeSet::new(),
@@ -166,7 +166,9 @@ async fn run(
         // Nothing is there that could end: a stranger's request is not the session store's business.
         Some(session) if !session.has_cookie() && !session.is_modified() => SessionOutcome::None,
         Some(session) if everything => match (end_session(session).await, &unopened) {
-            (SessionOutcome::NotDeleted, None) => SessionOutcome::Unread,
+            (SessionOutcome::NotDeleted, Unopened::Garbage) => SessionOutcome::Unread,
+            // Though it may be deleted: the store was back a moment too late.
+            (_, Unopened::Unread) => SessionOutcome::Unread,
             (outcome, _) => outcome,
         },
         Some(_) if ending.is_empty() => SessionOutcome::None,
@@ -192,17 +194,39 @@ async fn run(
     Outcome { report, exit }
 }
 
-/// What the session names although it could not be opened; `None` where the session itself cannot be read, not even now.
-async fn unopened(current: &Current) -> Option<Vec<Address>> {
-    if current.sign_ins().is_ok() || !current.unopened().is_empty() {
-        return Some(current.unopened().to_vec());
+/// What the session names although it could not be opened.
+enum Unopened {
+    Names(Vec<Address>),
+    /// Nobody will ever read it.
+    Garbage,
+    /// Not even now.
+    Unread,
+}
+
+impl Unopened {
+    fn names(&self) -> &[Address] {
+        match self {
+            Self::Names(names) => names,
+            Self::Garbage | Self::Unread => &[],
+        }
     }
-    let again = current.session()?.sign_ins();
-    let held = tokio::time::timeout(SESSION_STORE_WAIT, again)
-        .await
-        .ok()?
-        .ok()?;
-    Some(held.sign_ins().iter().map(|one| one.address).collect())
+}
+
+async fn unopened(current: &Current) -> Unopened {
+    if current.sign_ins().is_ok() || !current.unopened().is_empty() {
+        return Unopened::Names(current.unopened().to_vec());
+    }
+    let Some(session) = current.session() else {
+        return Unopened::Unread;
+    };
+    match tokio::time::timeout(SESSION_STORE_WAIT, session.sign_ins()).await {
+        Ok(Ok(held)) => {
+            let names = held.sign_ins().iter().map(|one| one.address);
+            Unopened::Names(names.collect())
+        }
+        Ok(Err(error)) if error.is_garbage() => Unopened::Garbage,
+        Ok(Err(_)) | Err(_) => Unopened::Unread,
+    }
 }
 
 /// The ID tokens of those that end, the latest first: as they left the store, where that is known, since another request may

@@ -578,6 +578,22 @@ pub trait TokenStore: Send + Sync + fmt::Debug + 'static {
 
     /// How much is kept.
     async fn stats(&self) -> Result<StoreStats>;
+
+    /// What an operator may want to watch besides [`stats`](Self::stats), as [`measure_every`](crate::AuthBuilder::measure_every) asks for it.
+    /// What cannot be had is left out. By default there is nothing.
+    async fn measure(&self) -> Vec<Measurement> {
+        Vec::new()
+    }
+}
+
+/// A number about a store of one kind, with its name as a metric: a text of the program's, never of a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Measurement {
+    /// What goes up and down.
+    Gauge(&'static str, f64),
+    /// What only goes up while the process runs: the whole of it, not what came since the last look.
+    Counter(&'static str, u64),
 }
 
 /// How much a store keeps, for metrics and tests.
@@ -643,6 +659,10 @@ macro_rules! delegate {
 
             fn listen(&self, listener: Weak<dyn StoreListener>) {
                 (**self).listen(listener);
+            }
+
+            async fn measure(&self) -> Vec<Measurement> {
+                (**self).measure().await
             }
 
             /// The other store's own future: this is the hot path.

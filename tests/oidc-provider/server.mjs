@@ -27,6 +27,7 @@ const defaults = {
 const events = [];
 const listeners = new Set();
 const issued = new Map();
+const ledger = new Map();
 let faults = [];
 let held = [];
 
@@ -45,6 +46,8 @@ const storage = new Map();
 class Adapter {
   static byGrant = new Set(['AccessToken', 'AuthorizationCode', 'RefreshToken']);
 
+  static tokens = new Set(['AccessToken', 'RefreshToken']);
+
   constructor(model) {
     this.model = model;
   }
@@ -57,6 +60,9 @@ class Adapter {
     const expires = expiresIn ? Date.now() + expiresIn * 1000 : Infinity;
     storage.set(this.key(id), { model: this.model, id, payload, expires });
     if (Adapter.byGrant.has(this.model)) remember(this.model, id);
+    if (Adapter.tokens.has(this.model) && !ledger.has(id)) {
+      ledger.set(id, { kind: this.model, value: id, account_id: payload.accountId, grant_id: payload.grantId, at: Date.now() / 1000 });
+    }
   }
 
   async find(id) {
@@ -325,6 +331,12 @@ const admin = {
     consumed: !!payload.consumed,
     expires_with_session: !!payload.expiresWithSession,
   })),
+  // Every token that was ever issued. One that was revoked is gone, as one that has expired.
+  'GET /ledger': async () => [...ledger.values()].map((token) => {
+    const entry = storage.get(`${token.kind}:${token.value}`);
+    const held = entry && entry.expires > Date.now();
+    return { ...token, state: held ? (entry.payload.consumed ? 'consumed' : 'active') : 'gone' };
+  }),
   // As when the provider's administrator ends a user's sessions, or they expire: no client is told.
   'POST /sessions/end': async ({ body }) => {
     const ended = entries('Session').filter(({ payload }) => !body.account_id || payload.accountId === body.account_id);
@@ -413,6 +425,8 @@ console.info = () => {};
 const options = { ...defaults, ...JSON.parse(first) };
 let keys = await newKeys();
 const app = createServer(serve);
+// Longer than any client keeps a connection: a request must not meet the end of one.
+app.keepAliveTimeout = 300_000;
 const adminServer = createServer(administer);
 const listen = (server) => new Promise((resolve) => {
   server.listen(0, '127.0.0.1', () => resolve(server.address().port));

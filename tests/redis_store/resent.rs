@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum_signout::store::{
-    Claim, Created, Generation, RedisTokenStore, Replaced, RetainedTokens, Started, Target,
-    TokenStore,
+    Claim, Created, Generation, RedisTokenStore, Replaced, RetainedTokens, Started, StoreErrorKind,
+    Target, TokenStore,
 };
 use axum_signout::testing::store_contract::{account, locator};
 use axum_signout::{Cause, ClaimName, OperationId};
@@ -20,6 +20,7 @@ use crate::support::redis::RedisServer;
 struct Proxy {
     port: u16,
     armed: Arc<AtomicBool>,
+    loading: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -27,14 +28,19 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let armed = Arc::new(AtomicBool::new(false));
-        let is_armed = armed.clone();
+        let loading = Arc::new(AtomicBool::new(false));
+        let (is_armed, is_loading) = (armed.clone(), loading.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-                tokio::spawn(pass(client, server, is_armed.clone()));
+                tokio::spawn(pass(client, server, is_armed.clone(), is_loading.clone()));
             }
         });
-        Self { port, armed }
+        Self {
+            port,
+            armed,
+            loading,
+        }
     }
 
     /// The next answer is lost.
@@ -42,17 +48,36 @@ impl Proxy {
         self.armed.store(true, Ordering::SeqCst);
     }
 
+    /// The next answer is lost, and scripts that come after it are refused as by a server that has just started.
+    fn lose_one_and_start_anew(&self) {
+        self.loading.store(true, Ordering::SeqCst);
+        self.lose_one();
+    }
+
     fn assert_lost(&self) {
         assert!(!self.armed.load(Ordering::SeqCst), "no answer was lost");
     }
 }
 
-async fn pass(mut client: TcpStream, mut server: TcpStream, armed: Arc<AtomicBool>) {
+async fn pass(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    armed: Arc<AtomicBool>,
+    loading: Arc<AtomicBool>,
+) {
     let (mut to_server, mut to_client) = ([0; 16 * 1024], [0; 16 * 1024]);
     loop {
         tokio::select! {
             read = client.read(&mut to_server) => {
                 let Ok(read @ 1..) = read else { return };
+                let is_script = to_server[..read].windows(7).any(|word| word == b"EVALSHA");
+                if is_script && !armed.load(Ordering::SeqCst) && loading.load(Ordering::SeqCst) {
+                    let refusal = b"-LOADING Redis is loading the dataset in memory\r\n";
+                    if client.write_all(refusal).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 if server.write_all(&to_server[..read]).await.is_err() {
                     return;
                 }
@@ -68,6 +93,27 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, armed: Arc<AtomicBoo
             }
         }
     }
+}
+
+/// Redis does it, is killed, and says of the repetition that it is loading: that is not *nothing was done*.
+#[tokio::test]
+async fn a_change_whose_answer_was_lost_may_be_done_whatever_the_repetition_is_told() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.port()).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port);
+    let store = RedisTokenStore::builder(url).build().unwrap();
+    sign_in(&store, &account(1), entry("first")).await;
+
+    let late = locator(&account(2));
+    let mut new = entry("late");
+    new.selectors = [].into();
+    let (started, operation) = (Started::default(), removal(Cause::Capacity));
+    proxy.lose_one_and_start_anew();
+    let created = store.create(&late, new.into(), &started, &operation).await;
+    proxy.assert_lost();
+    assert_eq!(created.unwrap_err().kind(), StoreErrorKind::Unknown);
+    let direct = RedisTokenStore::builder(server.url()).build().unwrap();
+    assert!(is_live(&direct, &late).await);
 }
 
 #[tokio::test]

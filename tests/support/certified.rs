@@ -180,6 +180,8 @@ pub enum Fault {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Event {
     pub seq: u64,
+    /// Seconds since 1970.
+    pub at: f64,
     pub name: String,
     pub client_id: Option<String>,
     pub account_id: Option<String>,
@@ -225,6 +227,20 @@ pub struct StoredToken {
     pub scope: Option<String>,
     pub consumed: bool,
     pub expires_with_session: bool,
+}
+
+/// A token that the provider issued at some time. JWT access tokens are not among them.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LedgerToken {
+    /// `AccessToken` or `RefreshToken`.
+    pub kind: String,
+    pub value: String,
+    pub account_id: String,
+    pub grant_id: String,
+    /// When, in seconds since 1970.
+    pub at: f64,
+    /// `active`; `consumed`, as a refresh token that was used; or `gone`, revoked or expired.
+    pub state: String,
 }
 
 /// A value that must never be seen outside the places that the protocol gives it.
@@ -349,6 +365,11 @@ impl Certified {
 
     pub async fn tokens(&self) -> Vec<StoredToken> {
         self.ask("/tokens").await
+    }
+
+    /// Every token that was ever issued to a user's account.
+    pub async fn ledger(&self) -> Vec<LedgerToken> {
+        self.ask("/ledger").await
     }
 
     /// Everything secret that this provider handed out or was sent, since it started.

@@ -64,7 +64,17 @@ impl RedisServer {
     ///
     /// When the port is taken by now.
     pub async fn start_at(port: u16) -> Self {
-        let started = tokio::task::spawn_blocking(move || Self::on(port, &[])).await;
+        Self::start_at_with(port, &[]).await
+    }
+
+    /// The same with further options.
+    ///
+    /// # Panics
+    ///
+    /// When the port is taken by now.
+    pub async fn start_at_with(port: u16, options: &[&str]) -> Self {
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let started = tokio::task::spawn_blocking(move || Self::on(port, &options)).await;
         let started = started.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         started.expect("the port is free")
     }

@@ -17,6 +17,7 @@ use redis::{
 use super::reply::{self, Reply, unexpected};
 use super::script::Call;
 use crate::clock::Timestamp;
+use crate::events;
 use crate::store::{Result, StoreError, StoreErrorKind};
 
 /// After a connection could not be made, calls fail at once for so long: they do not queue up for one try each.
@@ -176,7 +177,7 @@ impl Link {
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE);
-        match &self.servers {
+        let made = match &self.servers {
             Servers::One(client) => {
                 let connect = client.get_multiplexed_async_connection_with_config(&config);
                 connect.await.map(Connection::One)
@@ -189,13 +190,20 @@ impl Link {
             Servers::Cluster(client) => {
                 client.get_async_connection().await.map(Connection::Cluster)
             }
-        }
+        };
+        events::redis_connection(if made.is_ok() { "made" } else { "failed" });
+        made
+    }
+
+    /// As far as is known: one that was lost without a word is noticed with the next call.
+    pub(super) fn is_connected(&self) -> bool {
+        self.current().connection.is_some()
     }
 
     fn give_up(&self, number: u64) {
         let mut current = self.current();
-        if current.number == number {
-            current.connection = None;
+        if current.number == number && current.connection.take().is_some() {
+            events::redis_connection("lost");
         }
     }
 
@@ -220,7 +228,12 @@ impl Link {
                         if is_of_the_connection(&error) {
                             self.give_up(number);
                         }
-                        if was_sent || !lost.again {
+                        // What is true of the second time, such as a refusal by a server that has just started, says
+                        // nothing about the first.
+                        if was_sent {
+                            return Err(unknown(&lost.error));
+                        }
+                        if !lost.again {
                             return Err(lost.error);
                         }
                         was_sent = true;

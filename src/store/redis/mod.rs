@@ -51,6 +51,7 @@ mod head;
 mod keys;
 mod link;
 mod masters;
+mod measure;
 mod names;
 #[allow(dead_code, reason = "a tier in memory needs all of it")]
 mod news;

@@ -20,9 +20,9 @@ use crate::id::{
     SignInId,
 };
 use crate::store::{
-    Claim, Created, Downstream, Entry, Generation, Lease, Lookup, OutboxItem, Registered, Removal,
-    Removed, Replaced, Result, RetainedTokens, SignInInfo, Started, StoreListener, StoreStats,
-    Target, TokenStore,
+    Claim, Created, Downstream, Entry, Generation, Lease, Lookup, Measurement, OutboxItem,
+    Registered, Removal, Removed, Replaced, Result, RetainedTokens, SignInInfo, Started,
+    StoreListener, StoreStats, Target, TokenStore,
 };
 use crate::token::AccessToken;
 
@@ -369,6 +369,10 @@ impl TokenStore for RedisTokenStore {
 
     async fn outbox_retry(&self, item: &OutboxItem, after: Duration) -> Result<()> {
         self.put_item_back(item, after).await
+    }
+
+    async fn measure(&self) -> Vec<Measurement> {
+        self.measurements().await
     }
 
     async fn stats(&self) -> Result<StoreStats> {
