@@ -177,6 +177,11 @@ impl EvictionNotice {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn address(&self) -> Address {
+        self.address
+    }
+
     /// Which sign-in: what [`Tokens::sign_in`](crate::Tokens::sign_in) said in a request.
     #[must_use]
     pub fn sign_in(&self) -> SignInId {

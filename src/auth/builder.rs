@@ -132,37 +132,53 @@ impl AuthBuilder {
     }
 
     /// Calls a closure on every node that shares the store, for every sign-in that has ended, whichever node evicted it: to close
-    /// the user's WebSockets, or to drop what this process keeps for them. Once on each node, in the background, each call
-    /// for the [time limit](Self::hook_timeout) at most; no sign-out waits for it, and [`Auth::shutdown`] does. Where tokens have
+    /// the user's WebSockets, or to drop what this process keeps for them. At least once on each node that hears of it, and mostly once; in the
+    /// background, each call for the [time limit](Self::hook_timeout) at most; no sign-out waits for it, and [`Auth::shutdown`] does. Where tokens have
     /// to be seen, or something is to be done once in all, it is [`on_evict`](Self::on_evict).
     ///
     /// With a store in Redis it comes within milliseconds, by the announcement of the node that evicted it; with one of
-    /// this process it is told of this node's evictions. What it may miss is listed in the
+    /// this process it is told of this node's evictions. What it may miss, and when it comes twice, is listed in the
     /// [crate's documentation](crate#when-a-hook-is-not-called): a handler that waits for
-    /// [`Account::ended`](crate::Account::ended) finds that out by itself.
+    /// [`Account::ended`](crate::Account::ended) finds out by itself what was missed. It believes whoever may publish in Redis.
     ///
-    /// A node remembers the 65,536 sign-ins that it told of last, not to tell of them twice, and has up to 16,384 calls under
+    /// A node remembers for a minute which sign-ins it told of, the latest 65,536, not to tell of them twice, and has up to 16,384 calls under
     /// way at a time; beyond, the closure is not called, which is traced and counted.
     ///
+    /// # Example
+    ///
+    /// A handler keeps what is to be stopped *first*, and then looks whether the sign-in has ended meanwhile: what ended before it was kept,
+    /// the hook has not found.
+    ///
     /// ```
-    /// # use axum_signout::{AuthBuilder, SignInId};
-    /// # fn closing(builder: AuthBuilder) -> AuthBuilder {
+    /// # use axum_signout::{Account, AuthBuilder, SignInId, Tokens};
     /// use std::collections::HashMap;
     /// use std::sync::{Arc, Mutex};
     ///
+    /// use futures_util::FutureExt as _;
     /// use tokio_util::sync::CancellationToken;
     ///
-    /// /// What this node's WebSockets stop at, by `Tokens::sign_in`.
-    /// let sockets: Arc<Mutex<HashMap<SignInId, CancellationToken>>> = Arc::default();
-    /// builder.on_evict_everywhere(move |notice| {
-    ///     let socket = sockets.lock().unwrap().remove(&notice.sign_in());
-    ///     async move {
-    ///         if let Some(socket) = socket {
-    ///             socket.cancel();
+    /// /// What this node's WebSockets stop at, by `Tokens::sign_in`; each takes its own out when it closes.
+    /// type Sockets = Arc<Mutex<HashMap<SignInId, CancellationToken>>>;
+    ///
+    /// fn closing(builder: AuthBuilder, sockets: Sockets) -> AuthBuilder {
+    ///     builder.on_evict_everywhere(move |notice| {
+    ///         if let Some(stop) = sockets.lock().unwrap().remove(&notice.sign_in()) {
+    ///             stop.cancel();
     ///         }
+    ///         std::future::ready(())
+    ///     })
+    /// }
+    ///
+    /// /// For a WebSocket that is about to be served.
+    /// fn opened(sockets: &Sockets, account: &Account, tokens: &Tokens) -> CancellationToken {
+    ///     let mut all = sockets.lock().unwrap();
+    ///     let stop = all.entry(tokens.sign_in()).or_default().clone();
+    ///     drop(all);
+    ///     if account.ended().now_or_never().is_some() {
+    ///         stop.cancel();
     ///     }
-    /// })
-    /// # }
+    ///     stop
+    /// }
     /// ```
     pub fn on_evict_everywhere<F, Fut>(mut self, hook: F) -> Self
     where

@@ -51,6 +51,8 @@ pub(crate) struct Registry {
 pub(crate) struct Flag {
     address: Address,
     ended: AtomicBool,
+    /// Whether the hooks for every node were to be told.
+    noticed: AtomicBool,
     /// How often something was carried out that may have ended it before, elsewhere: what was loaded until then says nothing.
     doubts: AtomicU64,
     cause: OnceLock<Cause>,
@@ -91,6 +93,7 @@ impl Registry {
         let flag = Arc::new(Flag {
             address,
             ended: AtomicBool::new(false),
+            noticed: AtomicBool::new(false),
             doubts: AtomicU64::new(0),
             cause: OnceLock::new(),
             changed: Notify::new(),
@@ -109,6 +112,15 @@ impl Registry {
         let flag = self.stripe(id).get(id).and_then(Weak::upgrade);
         if let Some(flag) = flag.filter(|flag| flag.address == *address) {
             flag.end(cause);
+        }
+    }
+
+    /// The same, of one that may go on: whoever knows better tells the hooks.
+    pub(super) fn end_quietly(&self, address: &Address, cause: Cause) {
+        let id = &address.id;
+        let flag = self.stripe(id).get(id).and_then(Weak::upgrade);
+        if let Some(flag) = flag.filter(|flag| flag.address == *address) {
+            flag.end_quietly(cause);
         }
     }
 
@@ -243,9 +255,20 @@ impl Flag {
         known_end.unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends it for all who hold it, and tells the hooks.
     pub(super) fn end(&self, cause: Cause) {
+        self.end_quietly(cause);
+        let is_first = !self.noticed.swap(true, Ordering::SeqCst);
+        if let Some(inner) = self.cache().upgrade().filter(|_| is_first) {
+            // Not the flag's own: it may have ended quietly before, by what did not come to be.
+            inner.notice(self.address, cause);
+        }
+    }
+
+    /// Ends it for all who hold it, although it may go on.
+    pub(super) fn end_quietly(&self, cause: Cause) {
         let _ = self.cause.set(cause);
-        let is_first = !self.ended.swap(true, Ordering::SeqCst);
+        self.ended.store(true, Ordering::SeqCst);
         // Whoever waits for the end may keep the flag for long: not the tokens with it.
         let known = self
             .known
@@ -254,10 +277,6 @@ impl Flag {
             .take();
         drop(known);
         self.changed.notify_waiters();
-        if let Some(inner) = self.cache().upgrade().filter(|_| is_first) {
-            let cause = self.cause().unwrap_or(cause);
-            inner.notice(self.address, cause);
-        }
     }
 
     pub(crate) fn address(&self) -> Address {

@@ -123,7 +123,8 @@ impl SignIn {
     pub(super) fn keep(&self, stored: Stored, at: Timestamp) {
         // It may go by other selectors than what was there before.
         if let Some(cause) = self.0.cache.held_back(&self.0.flag, &stored) {
-            self.0.flag.end(cause);
+            // Hooks hear of it when that is done, if it is.
+            self.0.flag.end_quietly(cause);
         }
         let mut snapshot = self.lock();
         if stored.generation >= snapshot.stored.generation {

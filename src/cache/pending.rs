@@ -114,9 +114,9 @@ impl Cache {
         events::eviction_pending(held.name(), removal.cause, correlation, error, retried);
         let live = &self.0.live;
         match &held {
-            Held::Target(Target::SignIn(address) | Target::SignInAt(address, _)) => {
-                live.end(address, removal.cause);
-            }
+            Held::Target(Target::SignIn(address)) => live.end(address, removal.cause),
+            // Whether it is the one that was meant, only the store can tell.
+            Held::Target(Target::SignInAt(address, _)) => live.end_quietly(address, removal.cause),
             Held::Target(Target::Account(account)) => {
                 live.end_account(account, None, removal.cause);
             }
