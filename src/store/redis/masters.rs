@@ -1,7 +1,9 @@
 //! Which servers the announcements come from: those that run the scripts.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use redis::cluster_routing::Slot;
 use redis::sentinel::SentinelClient;
@@ -13,16 +15,59 @@ use super::news::Buckets;
 /// No cluster has more ranges of slots.
 const SLOTS: usize = 16384;
 
+/// How many masters are kept in mind, to be asked who the masters are where those that the app named are gone.
+const KNOWN: usize = 16;
+
 /// Where to ask which servers are masters. All clients speak RESP3, in which announcements and answers share a connection.
 pub(super) enum Masters {
     One(Box<Client>),
     Sentinel(Box<tokio::sync::Mutex<SentinelClient>>),
-    /// Any of its nodes.
-    Cluster {
-        nodes: Vec<Client>,
-        /// Which of them to begin with: after a failure another one.
-        first: AtomicUsize,
-    },
+    Cluster(Nodes),
+}
+
+/// Nodes of a cluster, any of which can be asked.
+pub(super) struct Nodes {
+    /// As the app named them.
+    seeds: Vec<Client>,
+    /// Others that were masters when it was looked last.
+    known: Mutex<Vec<Client>>,
+    /// Which of them to begin with: after a failure another one.
+    first: AtomicUsize,
+}
+
+impl Nodes {
+    fn new(seeds: Vec<Client>) -> Self {
+        Self {
+            seeds,
+            known: Mutex::default(),
+            first: AtomicUsize::new(0),
+        }
+    }
+
+    fn next(&self) -> Option<Client> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = self.seeds.len() + known.len();
+        let at = self.first.load(Ordering::Relaxed).checked_rem(count)?;
+        self.seeds.iter().chain(known.iter()).nth(at).cloned()
+    }
+
+    fn another(&self) {
+        self.first.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn note(&self, masters: &[Master]) {
+        let is_seed = |master: &&Master| {
+            let address = address(&master.client);
+            self.seeds.iter().any(|seed| self::address(seed) == address)
+        };
+        let others = masters.iter().filter(|master| !is_seed(master));
+        let others = others.map(|master| master.client.clone()).take(KNOWN);
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = others.collect();
+    }
+}
+
+fn address(client: &Client) -> &ConnectionAddr {
+    client.get_connection_info().addr()
 }
 
 /// A master, and the buckets that are its own.
@@ -35,19 +80,17 @@ pub(super) struct Master {
 impl Master {
     /// Whether a connection to the one serves as well for the other.
     pub(super) fn is(&self, other: &Self) -> bool {
-        let address = |master: &Self| master.client.get_connection_info().addr().clone();
-        self.buckets == other.buckets && address(self) == address(other)
+        self.buckets == other.buckets && address(&self.client) == address(&other.client)
     }
 }
 
 impl Masters {
-    pub(super) fn cluster(nodes: Vec<Client>) -> Self {
-        let first = AtomicUsize::new(0);
-        Self::Cluster { nodes, first }
+    pub(super) fn cluster(seeds: Vec<Client>) -> Self {
+        Self::Cluster(Nodes::new(seeds))
     }
 
     pub(super) fn is_cluster(&self) -> bool {
-        matches!(self, Self::Cluster { .. })
+        matches!(self, Self::Cluster(_))
     }
 
     /// Whether it can be another one tomorrow without the connection being lost.
@@ -71,27 +114,20 @@ impl Masters {
                 let client = sentinels.lock().await.async_get_client().await?;
                 Ok(all(client))
             }
-            Self::Cluster { nodes, first } => {
-                let at = first.load(Ordering::Relaxed) % nodes.len().max(1);
-                let asked = match nodes.get(at) {
-                    Some(node) => slots(node, config).await,
-                    None => Err(unexpected()),
-                };
-                match asked {
-                    Ok(ranges) => Ok(of_ranges(ranges, &buckets_by_slot(keys))),
-                    Err(error) => {
-                        first.store(at + 1, Ordering::Relaxed);
-                        Err(error)
-                    }
-                }
+            Self::Cluster(nodes) => {
+                let node = nodes.next().ok_or_else(unexpected)?;
+                let ranges = slots(&node, config).await?;
+                let masters = of_ranges(ranges, &buckets_by_slot(keys));
+                nodes.note(&masters);
+                Ok(masters)
             }
         }
     }
 
-    /// What was found at the node that was asked last turned out to be wrong: another one is asked next.
+    /// The node that was asked last did not answer, or what it said turned out to be wrong: another one is asked next.
     pub(super) fn doubt(&self) {
-        if let Self::Cluster { first, .. } = self {
-            first.fetch_add(1, Ordering::Relaxed);
+        if let Self::Cluster(nodes) = self {
+            nodes.another();
         }
     }
 }
@@ -134,11 +170,24 @@ fn parse_slots(answer: Value, asked: &Client) -> Option<Vec<Range>> {
         };
         let slots = u16::try_from(*first).ok()?..=u16::try_from(*last).ok()?;
         let host = match master.first()? {
-            Value::BulkString(host) => std::str::from_utf8(host).ok()?,
-            Value::SimpleString(host) => host,
-            // It does not know its own name: it is the one that was asked.
             Value::Nil => "",
-            _ => return None,
+            host => text(host)?,
+        };
+        // It is to be known by a name, and has none.
+        let host = match host {
+            "?" => match master.get(3).and_then(ip) {
+                Some(ip) => ip,
+                // Not heard, so not believed to be.
+                None => continue,
+            },
+            named => named,
+        };
+        // It does not know its own address: it is the one that was asked.
+        let is_any = |ip: IpAddr| ip.is_unspecified();
+        let host = if host.parse().is_ok_and(is_any) {
+            ""
+        } else {
+            host
         };
         let Value::Int(port) = master.get(1)? else {
             return None;
@@ -148,6 +197,25 @@ fn parse_slots(answer: Value, asked: &Client) -> Option<Vec<Range>> {
         ranges.push(Range { slots, master });
     }
     Some(ranges)
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(text) => std::str::from_utf8(text).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// Among what else is said of a node, by a version that says it.
+fn ip(more: &Value) -> Option<&str> {
+    let mut pairs: Box<dyn Iterator<Item = (&Value, &Value)>> = match more {
+        Value::Map(pairs) => Box::new(pairs.iter().map(|(name, value)| (name, value))),
+        Value::Array(flat) => Box::new(flat.chunks_exact(2).map(|pair| (&pair[0], &pair[1]))),
+        _ => return None,
+    };
+    let (_, ip) = pairs.find(|(name, _)| text(name) == Some("ip"))?;
+    text(ip).filter(|ip| !ip.is_empty())
 }
 
 /// Another node of the same cluster: the same user, the same way of encryption.
@@ -191,10 +259,9 @@ fn of_ranges(ranges: Vec<Range>, by_slot: &HashMap<Slot, Buckets>) -> Vec<Master
         if buckets.is_empty() {
             continue;
         }
-        let address = range.master.get_connection_info().addr();
         let known = masters
             .iter_mut()
-            .find(|known| known.client.get_connection_info().addr() == address);
+            .find(|known| address(&known.client) == address(&range.master));
         match known {
             Some(known) => known.buckets = known.buckets.with(&buckets),
             None => masters.push(Master {
@@ -250,6 +317,77 @@ mod tests {
         let third = masters[2].client.get_connection_info().addr().to_string();
         assert_eq!(third, "10.0.0.1:7001", "it does not know its own name");
         assert!(masters[0].is(&masters[0]) && !masters[0].is(&masters[1]));
+    }
+
+    /// A node that is known by the names `host`, with what else is said of it.
+    fn host_of(host: Value, more: Value) -> Option<String> {
+        let master = Value::Array(vec![
+            host,
+            Value::Int(7001),
+            Value::BulkString("id".into()),
+            more,
+        ]);
+        let answer = Value::Array(vec![row(0, 16383, master)]);
+        let ranges = parse_slots(answer, &asked()).expect("an answer");
+        let range = ranges.first()?;
+        Some(address(&range.master).to_string())
+    }
+
+    #[test]
+    fn a_master_that_has_no_name_is_found_by_its_address_or_not_at_all() {
+        let named = |text: &str| Value::BulkString(text.into());
+        let none = || Value::Array(Vec::new());
+        let ip = ["hostname", "a", "ip", "10.0.0.7"].map(named);
+        let flat = Value::Array(ip.to_vec());
+        let map = Value::Map(vec![(named("ip"), named("10.0.0.7"))]);
+        let asked = "10.0.0.1:7001";
+        for (host, more, expected) in [
+            (named("redis-2"), none(), Some("redis-2:7001")),
+            (named("?"), flat, Some("10.0.0.7:7001")),
+            (named("?"), map, Some("10.0.0.7:7001")),
+            (named("?"), none(), None),
+            (named("?"), Value::Array(vec![named("ip"), named("")]), None),
+            (named("?"), Value::Nil, None),
+            (Value::Nil, none(), Some(asked)),
+            (named(""), none(), Some(asked)),
+            (named("0.0.0.0"), none(), Some(asked)),
+            (named("::"), none(), Some(asked)),
+        ] {
+            let shown = format!("{host:?} {more:?}");
+            assert_eq!(host_of(host, more).as_deref(), expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn masters_are_asked_too_where_those_that_the_app_named_do_not_answer() {
+        let client = |host: &str| Client::open(format!("redis://{host}:7000")).unwrap();
+        let nodes = Nodes::new(vec![client("a"), client("b")]);
+        let asked = || address(&nodes.next().unwrap()).to_string();
+        let round = |count: usize| {
+            let next = |_| {
+                let host = asked();
+                nodes.another();
+                host
+            };
+            (0..count).map(next).collect::<Vec<_>>()
+        };
+        assert_eq!(round(4), ["a:7000", "b:7000", "a:7000", "b:7000"]);
+        let master = |host: &str| Master {
+            client: client(host),
+            buckets: Buckets::ALL,
+        };
+        nodes.note(&["b", "c"].map(master));
+        nodes.first.store(0, Ordering::Relaxed);
+        assert_eq!(round(4), ["a:7000", "b:7000", "c:7000", "a:7000"]);
+        let many: Vec<Master> = (0..100).map(|n| master(&format!("m{n}"))).collect();
+        nodes.note(&many);
+        nodes.first.store(0, Ordering::Relaxed);
+        assert_eq!(
+            round(3 + KNOWN)[2 + KNOWN],
+            "a:7000",
+            "no more than so many"
+        );
+        assert!(Nodes::new(Vec::new()).next().is_none());
     }
 
     #[test]
