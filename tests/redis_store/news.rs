@@ -209,8 +209,48 @@ async fn there_is_no_connection_without_a_listener_and_none_after_the_store() {
     let ear = Ear::of(&store, 1).await;
     let other = Ear::of(&store, 1).await;
     assert_eq!(listeners(&server), 1);
-    drop((ear, other, store));
+    drop((ear, other));
     wait_for("the connection is closed", || listeners(&server) == 0).await;
+    let mut ear = Ear::of(&store, 1).await;
+    is_heard(&mut ear, &store, 1).await;
+    assert_eq!(listeners(&server), 1);
+    drop(store);
+    wait_for("the connection is closed", || listeners(&server) == 0).await;
+}
+
+/// What carries the news ends with the runtime on which it was started.
+#[test]
+fn after_a_runtime_that_ended_the_next_one_hears() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let second = runtime();
+    let server = second.block_on(RedisServer::start());
+    let build = || RedisTokenStore::builder(server.url()).build().unwrap();
+    let hears = build();
+    let first = runtime();
+    let mut ear = first.block_on(Ear::of(&hears, 1));
+    drop(first);
+    second.block_on(async {
+        assert_eq!(ear.next().await, Told::Missed, "it is lost");
+        // A request.
+        let nobody = locator(&account(1));
+        assert!(!is_live(&hears, &nobody).await);
+        assert_eq!(ear.next().await, Told::Missed, "it stands");
+        is_heard(&mut ear, &build(), 1).await;
+    });
+}
+
+/// As some clouds have it, or a proxy in front of a cluster.
+#[tokio::test]
+async fn a_single_server_that_insists_on_slots_serves_and_announces() {
+    let server = RedisServer::start_alone_in_a_cluster().await;
+    let builder = || RedisTokenStore::builder(server.url()).max_sign_ins_per_account(MOST);
+    let mut nodes = Nodes::new(builder, 1).await;
+    for n in 0..2 {
+        every_change_is_told(&mut nodes, &account(n)).await;
+    }
 }
 
 /// Somebody else, over another node, signs in and out; whether that is heard.
@@ -280,15 +320,23 @@ async fn what_others_publish_is_passed_over_and_counted() {
         "E",
         "C::",
         "\u{1f600}",
-        &format!("E:{account}:{id}:Nobody"),
         &format!("E:{id}:{account}:Idle"),
+    ];
+    // A newer version's: it may mean that a copy is stale.
+    let newer = [
+        &*format!("E:{account}:{id}:Nobody"),
+        &format!("N:{account}:{id}"),
         &long,
     ];
-    for text in bad {
+    for text in bad.into_iter().chain(newer) {
         assert_eq!(server.cli(&["PUBLISH", "axum-signout:news:0", text]), "1");
     }
+    for _ in newer {
+        assert_eq!(ear.next().await, Told::Changed(Address { account, id }));
+    }
     is_heard(&mut ear, &acts, 2).await;
-    assert_eq!(hears.unreadable_announcements(), bad.len() as u64);
+    let unreadable = (bad.len() + newer.len()) as u64;
+    assert_eq!(hears.unreadable_announcements(), unreadable);
     // Another database is another app.
     let other = format!("{}/1", server.url());
     let other = RedisTokenStore::builder(other).build().unwrap();
@@ -417,4 +465,32 @@ async fn after_a_failover_in_a_cluster_the_new_master_is_heard() {
     let role = replica.cli(&["INFO", "replication"]);
     assert!(role.contains("role:master"), "{role}");
     is_heard(&mut ear, &acts, number).await;
+}
+
+/// It was the only one that the app was told of.
+#[tokio::test]
+async fn a_cluster_whose_first_node_is_gone_is_heard_by_way_of_the_others() {
+    let cluster = RedisCluster::start().await;
+    let replica = cluster.replica_of_the_first().await;
+    let seed = &cluster.masters()[0];
+    let hears = RedisTokenStore::cluster([seed.url()]).build().unwrap();
+    let mut ear = Ear::of(&hears, 3).await;
+    let number = number_on(seed);
+    let _paused = seed.pause();
+    assert_eq!(ear.next().await, Told::Missed);
+    assert_eq!(replica.cli(&["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
+    assert_eq!(ear.next().await, Told::Missed, "the new master is heard");
+    let acts = RedisTokenStore::cluster([replica.url()]).build().unwrap();
+    let one = locator(&account(number));
+    let mut entry = entry("ann");
+    entry.selectors = [].into();
+    let removal = removal_without_outbox();
+    let started = Started::default();
+    acts.create(&one, entry.into(), &started, &removal)
+        .await
+        .unwrap();
+    let target = Target::SignIn(one.address);
+    acts.remove(&target, &removal).await.unwrap();
+    let told = Told::Ended(one.address, Cause::UserSignOut);
+    assert_eq!(ear.until(told).await, [told]);
 }

@@ -118,6 +118,13 @@ async fn who_may_not_publish_signs_out_all_the_same_and_that_is_said_once() {
         Told::Ended(ann.address, Cause::UserSignOut)
     );
     assert_eq!(said(), 1);
+    // Taken away again: that is news.
+    server.cli(&["ACL", "SETUSER", "app", "resetchannels"]);
+    assert_eq!(ear.next().await, Told::Missed);
+    while said() < 2 {
+        assert!(Instant::now() < deadline, "nothing is said");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]

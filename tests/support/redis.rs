@@ -58,6 +58,30 @@ impl RedisServer {
         started.expect("redis-server did not start on any of five free ports")
     }
 
+    /// A cluster of one master, which has all slots.
+    ///
+    /// # Panics
+    ///
+    /// When Redis is missing, or has not taken the slots within half a minute.
+    pub async fn start_alone_in_a_cluster() -> Self {
+        let name = format!("redis-{}-{}-alone", std::process::id(), free_port());
+        let file = std::env::temp_dir().join(name);
+        let (file, bus) = (file.to_string_lossy().into_owned(), free_port().to_string());
+        let options = ["--cluster-enabled", "yes", CLUSTER_FILE, &file];
+        let options = [&options[..], &["--cluster-port", &bus]].concat();
+        let server = Self::start_with(&options).await;
+        server.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !server
+            .cli(&["CLUSTER", "INFO"])
+            .contains("cluster_state:ok")
+        {
+            assert!(Instant::now() < deadline, "it does not serve");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        server
+    }
+
     /// Again where one was that has ended.
     ///
     /// # Panics

@@ -158,8 +158,8 @@ impl RedisTokenStoreBuilder {
         self
     }
 
-    /// Keeps copies of sign-ins in this process' memory, for some seconds: most requests are then answered without a round trip. Default:
-    /// none, every request asks Redis. [`MemoryTier`] says what it costs: what a node does not hear of it may serve for a while.
+    /// Keeps copies of sign-ins in this process' memory, for some seconds: most requests are then answered without a round trip for
+    /// the sign-in; with sessions in Redis that of the session remains. Default: none, every request asks Redis. [`MemoryTier`] says what it costs: what a node does not hear of it may serve for a while.
     pub fn memory_tier(mut self, tier: MemoryTier) -> Self {
         self.tier = Some(tier);
         self

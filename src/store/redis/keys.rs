@@ -15,8 +15,8 @@ pub(super) const BUCKETS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Keys {
     prefix: Box<str>,
-    /// The one channel for announcements; in a cluster each bucket has its own.
-    channel: Option<Box<str>>,
+    /// The database that the one channel for announcements is of; in a cluster each bucket has its own channel.
+    database: Option<i64>,
 }
 
 impl Keys {
@@ -24,22 +24,31 @@ impl Keys {
     pub(super) fn of_server(prefix: &str, database: i64) -> Self {
         Self {
             prefix: prefix.into(),
-            channel: Some(format!("{prefix}:news:{database}").into()),
+            database: Some(database),
         }
     }
 
     pub(super) fn of_cluster(prefix: &str) -> Self {
         Self {
             prefix: prefix.into(),
-            channel: None,
+            database: None,
         }
     }
 
-    /// Where the changes of a bucket are announced. Braces tell a shard's channel from any other.
+    /// Where the changes of a bucket are announced.
     pub(super) fn channel(&self, bucket: u8) -> String {
-        match &self.channel {
-            Some(channel) => channel.to_string(),
+        match self.database {
+            Some(database) => format!("{}:news:{database}", self.prefix),
             None => self.bucket(bucket, "news"),
+        }
+    }
+
+    /// What scripts know the channel by. It stands among keys, so it has their hash tag, whatever it names: a single server can be one
+    /// that insists on slots, or stand behind a proxy that does.
+    fn news(&self, bucket: u8) -> String {
+        match self.database {
+            Some(database) => self.bucket(bucket, &format!("news:{database}")),
+            None => self.channel(bucket),
         }
     }
 
@@ -75,7 +84,7 @@ impl Keys {
         self.named(account.bucket(), "account", account)
     }
 
-    /// All keys that a script about an account may touch, and its channel, in the order of `account_keys.lua`.
+    /// All keys that a script about an account may touch, and what its channel goes by, in the order of `account_keys.lua`.
     pub(super) fn of_account(&self, account: &AccountHash) -> Vec<String> {
         let bucket = account.bucket();
         let [items, ready, age] = self.outbox(bucket);
@@ -87,7 +96,7 @@ impl Keys {
             ready,
             age,
             self.derived(bucket),
-            self.channel(bucket),
+            self.news(bucket),
         ]
     }
 

@@ -40,8 +40,9 @@
 //!   minute, the tokens of removed sign-ins included. So whatever the client sends again changes no answer.
 //! * Sign-ins leave in `take_out` of `account.lua` and nowhere else, and it announces that; so does whatever changes an entry or a
 //!   key. Announcing is part of the script, and fails without it: who may not publish signs out all the same.
-//! * A channel stands in `KEYS` as the keys of its slot do, so a slot that is being moved makes a script wait rather than announce
-//!   where nobody listens any more.
+//! * In a cluster the channel stands in `KEYS` as the keys of its slot do, so a slot that is being moved makes a script wait rather than
+//!   announce where nobody listens any more. Elsewhere a name with the hash tag stands there, which the channel is made of: a single server
+//!   may insist on slots all the same.
 //! * With a [`tier`](RedisTokenStoreBuilder::memory_tier), `load` may be answered by a copy; everything else asks Redis. Every call that changes a
 //!   sign-in says so to the tier before it is sent and when it has ended.
 
@@ -53,7 +54,6 @@ mod link;
 mod masters;
 mod measure;
 mod names;
-#[allow(dead_code, reason = "a tier in memory needs all of it")]
 mod news;
 mod outbox;
 mod reply;
@@ -107,7 +107,9 @@ use self::time::Time;
 /// announcements go through sharded channels, which take Redis from 7.0 or Valkey; with an older one, sign-outs are not announced.
 ///
 /// Nothing depends on hearing: what was missed is found out by looking, as without announcements. What they say are hashes of accounts, ids of
-/// sign-ins, and causes; whoever can publish there can end what runs for a sign-in whose account's hash and id they know, and nothing else.
+/// sign-ins, and causes, and they are believed: whoever can publish there can end what runs for a sign-in whose account's hash and id they know,
+/// and have the hooks called for any sign-in that they make up, and nothing else. A message of another version about a sign-in makes nodes look at it
+/// anew. A node hears its own announcements, too: a message for each change, and hooks are not called twice for it.
 ///
 /// # Permissions
 ///
@@ -210,8 +212,8 @@ impl RedisTokenStore {
         self.codec.unreadable()
     }
 
-    /// How many messages this node got on the channels of announcements that were none, and passed over: somebody else publishes there,
-    /// or a newer version does.
+    /// How many messages this node got on the channels of announcements that it could not read: somebody else publishes there, or a
+    /// newer version does. Those that name a sign-in make this node look at it anew; others are passed over.
     #[must_use]
     pub fn unreadable_announcements(&self) -> u64 {
         self.subscription.ignored()

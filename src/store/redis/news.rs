@@ -21,8 +21,13 @@ pub(super) enum News {
     Changed { address: Address },
 }
 
-/// Longer than any announcement: two names and a cause.
-const LONGEST: usize = 128;
+/// What a message on the channels says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    News(News),
+    /// Something of this sign-in, in the words of another version.
+    Unknown(Address),
+}
 
 impl News {
     pub(super) fn address(&self) -> &Address {
@@ -30,28 +35,27 @@ impl News {
             Self::Ended { address, .. } | Self::Changed { address } => address,
         }
     }
+}
 
-    /// Of what `announce` in `account.lua` publishes: `E:account:id:cause` or `C:account:id`. Anything else is none: whoever may
-    /// publish can send what they like.
+impl Message {
+    /// Of what `announce` in `account.lua` publishes: `E:account:id:cause` or `C:account:id`. What else is said of a sign-in is of another
+    /// version, as while nodes are replaced one by one. Anything else is none: whoever may publish can send what they like.
     pub(super) fn parse(message: &[u8]) -> Option<Self> {
-        if message.len() > LONGEST {
-            return None;
-        }
-        let mut parts = std::str::from_utf8(message).ok()?.split(':');
-        let kind = parts.next()?;
+        let mut parts = message.splitn(4, |byte| *byte == b':');
+        let mut next = || std::str::from_utf8(parts.next()?).ok();
+        let kind = next()?;
         let address = Address {
-            account: AccountHash::parse(parts.next()?)?,
-            id: SignInId::parse(parts.next()?)?,
+            account: AccountHash::parse(next()?)?,
+            id: SignInId::parse(next()?)?,
         };
-        let news = match kind {
-            "E" => Self::Ended {
-                address,
-                cause: cause(parts.next()?)?,
-            },
-            "C" => Self::Changed { address },
-            _ => return None,
+        // To its end: nothing is left of it.
+        let rest = parts.next().map(std::str::from_utf8);
+        let news = match (kind, rest) {
+            ("E", Some(Ok(rest))) => cause(rest).map(|cause| News::Ended { address, cause }),
+            ("C", None) => Some(News::Changed { address }),
+            _ => None,
         };
-        parts.next().is_none().then_some(news)
+        Some(news.map_or(Self::Unknown(address), Self::News))
     }
 }
 
@@ -180,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_announcement_is_read_and_anything_else_is_none() {
+    fn an_announcement_is_read_and_anything_else_says_at_most_whose_it_is() {
         let address = Address {
             account: AccountHash::of(&[b"ann"]),
             id: SignInId::random(),
@@ -188,27 +192,29 @@ mod tests {
         let (account, id) = (address.account, address.id);
         let ended = format!("E:{account}:{id}:BackChannel");
         let cause = Cause::BackChannel;
-        let read = News::parse(ended.as_bytes());
-        assert_eq!(read, Some(News::Ended { address, cause }));
+        let news = News::Ended { address, cause };
+        let read = Message::parse(ended.as_bytes());
+        assert_eq!(read, Some(Message::News(news)));
         let changed = format!("C:{account}:{id}");
-        let read = News::parse(changed.as_bytes());
-        assert_eq!(read, Some(News::Changed { address }));
-        let long = format!("{changed}:{}", "x".repeat(LONGEST));
-        for bad in [
-            "",
-            "E",
-            "C:a:b",
-            &format!("E:{account}:{id}"),
-            &format!("E:{account}:{id}:Nobody"),
-            &format!("E:{account}:{id}:Idle:"),
-            &format!("X:{account}:{id}"),
-            &format!("{changed}:"),
-            &format!("C:{id}:{account}"),
-            &long,
+        let read = Message::parse(changed.as_bytes());
+        assert_eq!(read, Some(Message::News(News::Changed { address })));
+        for other in [
+            format!("E:{account}:{id}"),
+            format!("E:{account}:{id}:Nobody"),
+            format!("E:{account}:{id}:Idle:"),
+            format!("X:{account}:{id}"),
+            format!("{changed}:"),
+            format!("{changed}:{}", "x".repeat(1000)),
         ] {
-            assert_eq!(News::parse(bad.as_bytes()), None, "{bad}");
+            let read = Message::parse(other.as_bytes());
+            assert_eq!(read, Some(Message::Unknown(address)), "{other}");
         }
-        assert_eq!(News::parse(b"C:\xff:\xff"), None);
+        let not_text = [changed.as_bytes(), b":\xff"].concat();
+        assert_eq!(Message::parse(&not_text), Some(Message::Unknown(address)));
+        for bad in ["", "E", "C:a:b", &format!("C:{id}:{account}")] {
+            assert_eq!(Message::parse(bad.as_bytes()), None, "{bad}");
+        }
+        assert_eq!(Message::parse(b"C:\xff:\xff"), None);
     }
 
     #[test]

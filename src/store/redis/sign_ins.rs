@@ -122,11 +122,11 @@ impl RedisTokenStore {
 
     /// What a request begins with: a copy, where there is one.
     pub(super) async fn open(&self, address: &Address, key: &KeyHash) -> Result<Lookup> {
-        if let Some(tier) = &self.tier {
-            self.subscription.start();
-            if let Some(stored) = tier.find(address, key, &self.time) {
-                return Ok(Lookup::Live(stored));
-            }
+        self.subscription.start();
+        if let Some(tier) = &self.tier
+            && let Some(stored) = tier.find(address, key, &self.time)
+        {
+            return Ok(Lookup::Live(stored));
         }
         self.look_up(address, Some(key)).await
     }

@@ -1,5 +1,8 @@
 //! Hearing of announcements: a connection of their own to every master, made when somebody wants to hear, and anew when it is
 //! lost.
+//!
+//! A node hears its own announcements too: they say the same as its calls do, and nobody minds hearing it twice. It costs a message of some
+//! 80 bytes for each change, and the tier a look-up: what was loaded between the call and its announcement is dropped.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +20,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::keys::Keys;
 use super::masters::{Master, Masters};
-use super::news::{BEAT, BEAT_LIMIT, Buckets, Listener, Moment, News};
+use super::news::{BEAT, BEAT_LIMIT, Buckets, Listener, Message, Moment, News};
+use crate::id::Address;
 
 /// How many announcements wait to be passed on. With one more the connection counts as lost, for that one is.
 const QUEUE: usize = 4096;
@@ -25,6 +29,10 @@ const QUEUE: usize = 4096;
 /// Between attempts; doubled each time nothing comes of one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A connection that stood for less makes the next attempt wait longer: a server that drops each one soon must not be connected to all
+/// the time.
+const STANDS_FIRM: Duration = BEAT.saturating_mul(2);
 
 /// How often it is looked who the masters are, where that can change unnoticed.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -34,6 +42,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 struct Audience {
     listeners: Vec<Arc<dyn Listener>>,
     standing: Buckets,
+    /// Whether something runs that carries the news.
+    is_carried: bool,
 }
 
 struct Shared {
@@ -42,9 +52,10 @@ struct Shared {
     /// For connecting and subscribing.
     timeout: Duration,
     audience: Mutex<Audience>,
-    is_running: AtomicBool,
+    /// Somebody listens, and nothing carries the news. Changed with the audience, read without it.
+    is_due: AtomicBool,
     ignored: AtomicU64,
-    /// Said in the trace.
+    /// Said in the trace, since a connection stood last.
     said: AtomicBool,
 }
 
@@ -64,7 +75,7 @@ impl Subscription {
                 keys,
                 timeout,
                 audience: Mutex::default(),
-                is_running: AtomicBool::new(false),
+                is_due: AtomicBool::new(false),
                 ignored: AtomicU64::new(0),
                 said: AtomicBool::new(false),
             }),
@@ -81,27 +92,34 @@ impl Subscription {
             listener.stands(&audience.standing);
         }
         audience.listeners.push(listener);
+        self.shared.note(&audience);
         drop(audience);
         self.start();
     }
 
-    /// Starts what carries the news, if somebody listens, it does not run yet, and there is a runtime. Cheap when it runs.
+    /// Starts what carries the news, if somebody listens, it does not run yet or no longer, and there is a runtime. With every look-up: what
+    /// runs may have ended with its runtime, or by a panic. Costs a read of memory when it runs.
     pub(super) fn start(&self) {
         let shared = &self.shared;
-        if shared.is_running.load(Ordering::Relaxed) || shared.audience().listeners.is_empty() {
+        if !shared.is_due.load(Ordering::Relaxed) {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        if shared.is_running.swap(true, Ordering::SeqCst) {
+        let mut audience = shared.audience();
+        if audience.is_carried || audience.listeners.is_empty() {
             return;
         }
-        let running = Running(shared.clone());
-        let end = self.end.clone();
+        audience.is_carried = true;
+        shared.note(&audience);
+        drop(audience);
+        let running = Running(Some(shared.clone()));
+        let (shared, end) = (shared.clone(), self.end.clone());
         runtime.spawn(async move {
-            end.run_until_cancelled(running.0.carry()).await;
-            drop(running);
+            if end.run_until_cancelled(shared.carry()).await.is_some() {
+                running.has_said_so();
+            }
         });
     }
 
@@ -112,11 +130,22 @@ impl Subscription {
 }
 
 /// Its end, also with the runtime that it ran on.
-struct Running(Arc<Shared>);
+struct Running(Option<Arc<Shared>>);
+
+impl Running {
+    /// It has [left](Shared::leave); another one may run by now.
+    fn has_said_so(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.is_running.store(false, Ordering::SeqCst);
+        if let Some(shared) = &self.0 {
+            let mut audience = shared.audience();
+            audience.is_carried = false;
+            shared.note(&audience);
+        }
     }
 }
 
@@ -131,6 +160,7 @@ impl<'a> Standing<'a> {
         let mut audience = shared.audience();
         audience.standing = audience.standing.with(&buckets);
         audience.tell(|listener| listener.stands(&buckets));
+        shared.said.store(false, Ordering::Relaxed);
         tracing::debug!(?buckets, "announcements of Redis are heard");
         Self { shared, buckets }
     }
@@ -146,8 +176,13 @@ impl Drop for Standing<'_> {
 
 impl Audience {
     fn tell(&mut self, tell: impl Fn(&dyn Listener)) {
-        self.listeners.retain(|listener| !listener.is_gone());
+        self.let_go();
         self.listeners.iter().for_each(|listener| tell(&**listener));
+    }
+
+    /// Of those that nobody is behind any more.
+    fn let_go(&mut self) {
+        self.listeners.retain(|listener| !listener.is_gone());
     }
 }
 
@@ -161,12 +196,12 @@ enum Heard {
 /// A connection to one master.
 struct Carrier<'a> {
     master: Master,
-    /// Ends when the connection is lost; whether it stood.
-    work: Pin<Box<dyn Future<Output = bool> + Send + 'a>>,
+    /// Ends when the connection is lost, or nobody listens any more; for how long it stood.
+    work: Pin<Box<dyn Future<Output = Duration> + Send + 'a>>,
 }
 
-/// The place of the first that ended, and whether it stood. Without any it waits for ever.
-async fn first_ended(carriers: &mut [Carrier<'_>]) -> (usize, bool) {
+/// The place of the first that ended, and for how long it stood. Without any it waits for ever.
+async fn first_ended(carriers: &mut [Carrier<'_>]) -> (usize, Duration) {
     if carriers.is_empty() {
         return std::future::pending().await;
     }
@@ -183,16 +218,45 @@ impl Shared {
         self.audience.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a connection to every master, for as long as this runs.
+    fn note(&self, audience: &Audience) {
+        let is_due = !audience.is_carried && !audience.listeners.is_empty();
+        self.is_due.store(is_due, Ordering::Relaxed);
+    }
+
+    fn is_unheard(&self) -> bool {
+        let mut audience = self.audience();
+        audience.let_go();
+        audience.listeners.is_empty()
+    }
+
+    /// Whether nobody listens any more. Then nothing carries the news from here on, and the next listener starts it.
+    fn leave(&self) -> bool {
+        let mut audience = self.audience();
+        audience.let_go();
+        let leaves = audience.listeners.is_empty();
+        audience.is_carried = !leaves;
+        self.note(&audience);
+        leaves
+    }
+
+    /// Keeps a connection to every master, until nobody listens any more.
     async fn carry(&self) {
         let mut carriers: Vec<Carrier<'_>> = Vec::new();
         let mut pause = FIRST_PAUSE;
         let mut look = Box::pin(self.look_after(Duration::ZERO));
         loop {
+            if self.is_unheard() {
+                // First, so that what stood is lost before somebody else begins.
+                carriers.clear();
+                if self.leave() {
+                    return;
+                }
+                look = Box::pin(self.look_after(Duration::ZERO));
+            }
             tokio::select! {
                 (at, stood) = first_ended(&mut carriers) => {
                     carriers.swap_remove(at);
-                    pause = if stood { FIRST_PAUSE } else { longer(pause) };
+                    pause = pause_after(stood, pause);
                     self.masters.doubt();
                     look = Box::pin(self.look_after(spread(pause)));
                 }
@@ -204,6 +268,7 @@ impl Shared {
                         }
                         Err(error) => {
                             self.complain(&error);
+                            self.masters.doubt();
                             pause = longer(pause);
                             spread(pause)
                         }
@@ -235,15 +300,16 @@ impl Shared {
         }
     }
 
-    async fn carry_one(&self, master: Master) -> bool {
-        let mut stood = false;
-        let Err(error) = self.hear(&master, &mut stood).await;
-        self.complain(&error);
-        if stood {
-            let reason = error.category();
-            tracing::warn!(reason, "announcements of Redis are missed for a while");
+    async fn carry_one(&self, master: Master) -> Duration {
+        let mut stands = None;
+        if let Err(error) = self.hear(&master, &mut stands).await {
+            self.complain(&error);
+            if stands.is_some() {
+                let reason = error.category();
+                tracing::warn!(reason, "announcements of Redis are missed for a while");
+            }
         }
-        stood
+        stands.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     fn config(&self) -> AsyncConnectionConfig {
@@ -252,12 +318,12 @@ impl Shared {
             .set_response_timeout(Some(BEAT_LIMIT - BEAT))
     }
 
-    /// Subscribes, and passes on what comes until the connection is lost.
+    /// Subscribes, and passes on what comes until the connection is lost, or nobody listens any more.
     async fn hear(
         &self,
         master: &Master,
-        stood: &mut bool,
-    ) -> redis::RedisResult<std::convert::Infallible> {
+        stands: &mut Option<tokio::time::Instant>,
+    ) -> redis::RedisResult<()> {
         let (feed, mut heard) = mpsc::channel(QUEUE);
         let is_full = Arc::new(AtomicBool::new(false));
         let (overflow, ignored) = (is_full.clone(), Arc::new(AtomicU64::new(0)));
@@ -265,6 +331,10 @@ impl Shared {
         let config = self.config().set_push_sender(move |push: PushInfo| {
             let heard = match read(&push) {
                 Read::News(news) => Heard::News(news),
+                Read::Unknown(address) => {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    Heard::News(News::Changed { address })
+                }
                 Read::Over => Heard::Over,
                 Read::Nothing => return Ok(()),
                 Read::Garbage => {
@@ -305,13 +375,18 @@ impl Shared {
             }
             let more = ignored.swap(0, Ordering::Relaxed);
             if more > 0 && self.ignored.fetch_add(more, Ordering::Relaxed) == 0 {
-                tracing::warn!("somebody else publishes where sign-ins are announced");
+                tracing::warn!(
+                    "somebody else, or another version, publishes where sign-ins are announced"
+                );
             }
             if let Some(sent) = answered {
                 standing.get_or_insert_with(|| Standing::new(self, buckets));
-                *stood = true;
+                stands.get_or_insert_with(tokio::time::Instant::now);
                 self.audience()
                     .tell(|listener| listener.beat(&buckets, sent));
+                if self.is_unheard() {
+                    return Ok(());
+                }
                 beat = Box::pin(self.beat_after(BEAT, &connection, &buckets));
             }
         }
@@ -428,6 +503,8 @@ fn says(value: &Value, text: &str) -> bool {
 
 enum Read {
     News(News),
+    /// Whatever it says of this sign-in.
+    Unknown(Address),
     Over,
     Nothing,
     Garbage,
@@ -440,14 +517,24 @@ fn read(push: &PushInfo) -> Read {
         PushKind::Message | PushKind::SMessage => match push.data.get(1) {
             // The probe of a node that has just subscribed.
             Some(Value::BulkString(message)) if message.is_empty() => Read::Nothing,
-            Some(Value::BulkString(message)) => {
-                News::parse(message).map_or(Read::Garbage, Read::News)
-            }
+            Some(Value::BulkString(message)) => match Message::parse(message) {
+                Some(Message::News(news)) => Read::News(news),
+                Some(Message::Unknown(address)) => Read::Unknown(address),
+                None => Read::Garbage,
+            },
             _ => Read::Garbage,
         },
         // A slot has moved away.
         PushKind::SUnsubscribe | PushKind::Unsubscribe | PushKind::Disconnection => Read::Over,
         _ => Read::Nothing,
+    }
+}
+
+/// Before the next attempt, after a connection that stood for so long.
+fn pause_after(stood: Duration, last: Duration) -> Duration {
+    match stood >= STANDS_FIRM {
+        true => FIRST_PAUSE,
+        false => longer(last),
     }
 }
 
@@ -463,7 +550,20 @@ fn spread(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{AccountHash, Address, SignInId};
+    use crate::id::{AccountHash, SignInId};
+
+    #[test]
+    fn who_is_dropped_soon_after_each_attempt_waits_longer_each_time() {
+        let soon = STANDS_FIRM - Duration::from_millis(1);
+        let mut pause = FIRST_PAUSE;
+        for stood in [Duration::ZERO, soon, soon] {
+            let next = pause_after(stood, pause);
+            assert_eq!(next, 2 * pause);
+            pause = next;
+        }
+        assert_eq!(pause_after(STANDS_FIRM, pause), FIRST_PAUSE);
+        assert_eq!(pause_after(soon, LONGEST_PAUSE), LONGEST_PAUSE);
+    }
 
     fn push(kind: PushKind, data: &[&[u8]]) -> PushInfo {
         let data = data.iter().map(|bytes| Value::BulkString(bytes.to_vec()));
@@ -484,6 +584,9 @@ mod tests {
         for kind in [PushKind::Message, PushKind::SMessage] {
             let read_as = |message: &[u8]| read(&push(kind.clone(), &[b"channel", message]));
             assert!(matches!(read_as(news.as_bytes()), Read::News(news) if news == expected));
+            let newer = format!("{news}:more");
+            let unknown = |read| matches!(read, Read::Unknown(of) if of == address);
+            assert!(unknown(read_as(newer.as_bytes())), "of another version");
             assert!(matches!(read_as(b""), Read::Nothing), "a probe");
             assert!(matches!(read_as(b"C"), Read::Garbage));
             assert!(matches!(read(&push(kind.clone(), &[])), Read::Garbage));

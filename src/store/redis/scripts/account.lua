@@ -100,8 +100,13 @@ end
 
 -- Tells every node that its copy of a sign-in is stale. Nothing fails where that is not allowed, or not known yet.
 local function announce(what, id, cause)
-  local publish = string.find(news, '{', 1, true) and 'SPUBLISH' or 'PUBLISH'
-  redis.pcall(publish, news, what .. ':' .. owner .. ':' .. id .. (cause and ':' .. cause or ''))
+  local message = what .. ':' .. owner .. ':' .. id .. (cause and ':' .. cause or '')
+  local prefix, channel = string.match(news, '^(.*):{%x%x}(:news:%d+)$')
+  if prefix then
+    redis.pcall('PUBLISH', prefix .. channel, message)
+  else
+    redis.pcall('SPUBLISH', news, message)
+  end
 end
 
 -- Leaves the cause of the first removal, for as long as the longest.

@@ -162,18 +162,29 @@ impl Load<'_> {
         let Some(key) = head.key_hash().filter(|_| size <= LARGEST) else {
             return;
         };
-        if self.tier.epochs.of(&self.address.account) != self.epoch {
+        let Self {
+            tier,
+            address,
+            epoch,
+            sent,
+        } = self;
+        let is_stale = || tier.epochs.of(&address.account) != epoch;
+        if is_stale() {
             return;
         }
         let known = Known {
             stored: stored.clone(),
             key,
             touch_at: stored.last_used.plus(head.lifetimes.touch_interval()),
-            epoch: self.epoch,
-            sent: self.sent,
+            epoch,
+            sent,
             now,
         };
-        self.tier.copies.keep(*self.address, known);
+        tier.copies.keep(*address, known);
+        // Made stale since, and perhaps wiped before it was there: it would not be served, but stay until it is too old.
+        if is_stale() {
+            tier.copies.wipe(address);
+        }
     }
 }
 

@@ -18,19 +18,22 @@ use crate::store::limits::check_limits;
 /// forgets its copy, together with whatever a look-up under way brings. On a network that works that is a few milliseconds after the
 /// script ran. If it is not heard, no look-up is answered by a copy later than
 ///
-/// * 3 s after the sign-out returned, if the connection that the announcements come by was cut or has fallen silent, or this process stood
-///   still (`SIGSTOP`, a machine that slept): a heartbeat goes through that connection every second, and a copy is served only if one was
+/// * 3 s after the sign-out returned, where announcing works, and the connection that the announcements come by was cut or has fallen silent,
+///   or this process stood still (`SIGSTOP`, a machine that slept): a heartbeat goes through that connection every second, and a copy is served only if one was
 ///   answered that was sent within the last 3 s. That is checked when the copy is served, so a process that wakes up does not serve
 ///   what it had. A virtual machine that was stopped together with its clocks cannot tell, and may do so for 3 s of its time;
 /// * [`good_for`](Self::good_for) after the copy was read, whatever happens: a failover that lost what was announced, keys that
-///   somebody deleted by hand.
+///   somebody deleted by hand, a sign-out in a slot of a cluster that is just being moved to another master, where its announcement may come before
+///   this node listens there, and a sign-out by a node that may not publish, also from when its right to the channels was taken away: the
+///   sign-out is done all the same, and no node hears of it. Give all nodes the same user.
 ///
 /// A request that began within that time has the tokens for another second at most, as without the tier. When announcements are heard
 /// again, all copies from before are forgotten. In the meantime, and while Redis is away, every request asks Redis, as without the tier:
 /// no outage is hidden.
 ///
 /// Only what a request begins with comes from a copy. Whether a refresh is due, a handler that runs for longer than a second, lists of
-/// sign-ins, and everything that changes something ask Redis, as do sign-ins that were not found. When a sign-in ends unless it is used
+/// sign-ins, and everything that changes something ask Redis, as do sign-ins that were not found. Sessions are not copied: where they are in
+/// Redis, too, a request still makes the one round trip for its session. When a sign-in ends unless it is used
 /// again may be told too early by as much as a copy is old, where another node has prolonged it; nobody is signed out for that.
 ///
 /// # Memory
