@@ -7,6 +7,7 @@ mod contract;
 mod encryption;
 mod keys;
 mod outages;
+mod replay;
 mod resent;
 mod round_trips;
 mod servers;

@@ -18,6 +18,7 @@ use super::RedisTokenStore;
 use super::codec::Codec;
 use super::keys::Keys;
 use super::link::{Link, Servers};
+use super::replay::Replay;
 use super::room::Room;
 use super::time::Time;
 #[cfg(any(test, feature = "testing"))]
@@ -184,19 +185,20 @@ impl RedisTokenStoreBuilder {
         let max_selectors = self
             .max_selectors
             .unwrap_or(self.max_sign_ins.saturating_mul(4));
-        let link = Link::new(servers, self.timeout);
-        let time = Time::new(link.is_cluster());
+        let time = Time::new(matches!(servers, Servers::Cluster(_)));
         #[cfg(any(test, feature = "testing"))]
         let time = time.given(self.clock);
         #[cfg(feature = "encryption")]
         let codec = Codec::encrypted(self.keys);
         #[cfg(not(feature = "encryption"))]
         let codec = Codec::default();
+        let (keys, time) = (Arc::new(Keys::new(&self.prefix)), Arc::new(time));
+        let replay = Replay::new(keys.clone(), time.clone());
         Ok(RedisTokenStore {
-            keys: Arc::new(Keys::new(&self.prefix)),
+            keys,
             codec: Arc::new(codec),
             time,
-            link: Arc::new(link),
+            link: Arc::new(Link::new(servers, self.timeout, replay)),
             sign_ins: Room::new(self.max_sign_ins),
             members: Room::new(max_selectors),
             claims: Room::new(self.max_claims),

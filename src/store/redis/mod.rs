@@ -40,6 +40,8 @@ mod keys;
 mod link;
 mod names;
 mod outbox;
+mod recent;
+mod replay;
 mod reply;
 mod room;
 mod script;
@@ -49,6 +51,7 @@ mod sessions;
 mod sign_ins;
 mod store;
 mod time;
+mod watch;
 
 use std::fmt;
 use std::sync::Arc;
@@ -114,7 +117,7 @@ use self::time::Time;
 pub struct RedisTokenStore {
     keys: Arc<Keys>,
     codec: Arc<Codec>,
-    time: Time,
+    time: Arc<Time>,
     link: Arc<Link>,
     sign_ins: Room,
     members: Room,
