@@ -220,10 +220,11 @@ impl RedisServer {
     }
 }
 
-/// A server that is restarted from what it wrote to its disk when it was told to.
+/// A server that goes away, and comes back with what it wrote to its disk when it was told to.
 #[derive(Debug)]
 pub struct Snapshots {
     directory: std::path::PathBuf,
+    port: u16,
     server: Option<RedisServer>,
 }
 
@@ -232,15 +233,28 @@ impl Snapshots {
     ///
     /// When Redis is missing.
     pub async fn start() -> Self {
-        let name = format!("redis-dump-{}-{}", std::process::id(), free_port());
+        let mut made = Self::away();
+        let server = RedisServer::start_with(&made.options()).await;
+        made.port = server.port();
+        made.server = Some(server);
+        made
+    }
+
+    /// One that is not there yet.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no place for its files.
+    pub fn away() -> Self {
+        let port = free_port();
+        let name = format!("redis-dump-{}-{port}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).expect("a directory for tests");
-        let mut made = Self {
+        Self {
             directory,
+            port,
             server: None,
-        };
-        made.server = Some(RedisServer::start_with(&made.options()).await);
-        made
+        }
     }
 
     fn options(&self) -> [&str; 2] {
@@ -249,24 +263,45 @@ impl Snapshots {
 
     /// # Panics
     ///
-    /// When it is stopped.
+    /// When it is away.
     pub fn server(&self) -> &RedisServer {
         self.server.as_ref().expect("it runs")
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
     }
 
     pub fn save(&self) {
         self.server().cli(&["SAVE"]);
     }
 
-    /// Killed, and started again with what it had at the last [`save`](Self::save).
+    /// Killed: what was not saved is lost.
+    pub fn kill(&mut self) {
+        self.server = None;
+    }
+
+    /// What was saved is lost as well.
+    pub fn wipe(&self) {
+        let _ = std::fs::remove_file(self.directory.join("dump.rdb"));
+    }
+
+    /// There again, with what was saved.
     ///
     /// # Panics
     ///
     /// When the port is taken by now.
+    pub async fn come_back(&mut self) {
+        let server = RedisServer::start_at_with(self.port, &self.options()).await;
+        self.server = Some(server);
+    }
+
+    /// # Panics
+    ///
+    /// When the port is taken by now.
     pub async fn restart(&mut self) {
-        let port = self.server().port();
-        self.server = None;
-        self.server = Some(RedisServer::start_at_with(port, &self.options()).await);
+        self.kill();
+        self.come_back().await;
     }
 }
 

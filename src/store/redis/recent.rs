@@ -132,6 +132,8 @@ pub(super) enum Done {
     Removal(Gone),
     Closing(Closed),
     Write(Written),
+    /// A session was deleted, or was to be. By the hash of its id.
+    Session([u8; 32]),
 }
 
 impl Done {
@@ -186,6 +188,7 @@ impl Done {
             Self::Removal(gone) => gone.account.bucket(),
             Self::Closing(closed) => closed.selector.as_bytes()[0],
             Self::Write(written) => written.address.account.bucket(),
+            Self::Session(name) => name[0],
         }
     }
 }
@@ -207,7 +210,9 @@ impl Bucket {
                 self.written += written.call.size();
                 self.writes.push_back((now, done));
             }
-            Done::Removal(_) | Done::Closing(_) => self.evictions.push_back((now, done)),
+            Done::Removal(_) | Done::Closing(_) | Done::Session(_) => {
+                self.evictions.push_back((now, done))
+            }
         }
         self.forget(now);
     }
@@ -326,6 +331,15 @@ impl Recent {
             _ => None,
         });
         refused.is_some()
+    }
+
+    /// Whether this node has deleted a session.
+    pub(super) fn deleted(&self, session: &[u8; 32]) -> bool {
+        let deleted = self.find(session[0], |done| match done {
+            Done::Session(name) if name == session => Some(()),
+            _ => None,
+        });
+        deleted.is_some()
     }
 
     fn refused(mark: &Marked, started: &Started, now: Timestamp) -> Option<()> {

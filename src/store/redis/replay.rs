@@ -89,6 +89,11 @@ impl Replay {
                         try_join_all(self.leaving(gone).map(send)).await?;
                     }
                     Done::Closing(closed) => send(self.closing(closed)).await?,
+                    Done::Session(name) => {
+                        let mut delete = redis::cmd("DEL");
+                        delete.arg(self.keys.session(name));
+                        connection.within(timeout, Request::One(&delete)).await?;
+                    }
                 }
             }
         }
@@ -126,6 +131,7 @@ impl Replay {
     fn look(&self, done: &Done) -> Cmd {
         let mut get = match done {
             Done::Closing(_) => redis::cmd("GET"),
+            Done::Session(_) => redis::cmd("STRLEN"),
             Done::Removal(_) | Done::Write(_) => redis::cmd("HMGET"),
         };
         match done {
@@ -141,6 +147,9 @@ impl Replay {
             }
             Done::Closing(closed) => {
                 get.arg(&self.keys.of_selector(&closed.selector)[1]);
+            }
+            Done::Session(name) => {
+                get.arg(self.keys.session(name));
             }
             Done::Write(Written { address, .. }) => {
                 get.arg(self.keys.account(&address.account));
@@ -225,6 +234,7 @@ fn is_there(done: &Done, answer: Value, now: Timestamp) -> Result<bool> {
             let mark = reply::maybe_bytes(answer)?;
             closed.mark.has_ended(now) || mark.is_some_and(|mark| is_marked(&mark, &closed.mark))
         }
+        Done::Session(_) => reply::number(answer)? == 0,
         Done::Write(written) => {
             let head = Reply::of(answer)?.maybe_bytes()?;
             match head.as_deref().and_then(Head::parse) {
