@@ -100,7 +100,8 @@ pub enum SessionOutcome {
     /// Its cookie is removed, but the session store could not delete the record, which opens nothing any more.
     NotDeleted,
     /// Its cookie is removed, but the session store could neither read nor delete the record. What sign-ins it names is not
-    /// known, so they are not evicted: until they expire, a copy of the cookie opens them once the store is back.
+    /// known, so they are not evicted: until they expire, a copy of the cookie opens them once the store is back. Not so with
+    /// `RedisSessionStore`, which deletes the record as soon as it can, so that nothing opens them.
     Unread,
 }
 

@@ -31,6 +31,8 @@
 //!   after it.
 //! * Every call has a name, or is the same when it is done twice, and what a script answered is kept in the same slot for a
 //!   minute, the tokens of removed sign-ins included. So whatever the client sends again changes no answer.
+//! * What was done of late can be done again, by `replay.lua` and `close_again.lua`, with its own time: a failover may have
+//!   undone it.
 //! * Sign-ins leave in `take_out` of `account.lua` and nowhere else: whatever has to hear of it is told there.
 
 mod builder;
@@ -80,7 +82,27 @@ use self::time::Time;
 ///
 /// # Durability
 ///
-/// A sign-out is as durable as the write that acknowledged it: a failover, or a restart from an old snapshot, can undo it.
+/// A sign-out is as durable as the write that acknowledged it: a failover, or a restart from an old snapshot, can undo it. So
+/// each node remembers what it evicted, which selectors it closed and which sessions it deleted, for two hours, some 100,000 of
+/// them, the latest of each bucket: an hour lies between two snapshots of a Redis that few write to, and it may be away for another.
+/// Refreshed tokens it remembers for a minute, up to 16 MiB. Whoever finds a lost connection connects anew at once, and a node
+/// that nobody asks anything looks once a second.
+///
+/// * On a single server, and behind sentinels, a new connection carries nothing before all of that is as it was: it is looked
+///   at by plain reads, and what was lost is done again, with the time of the first. Who signed in since stays. Tokens that are to
+///   be revoked are in the outbox again; hooks are not told twice.
+/// * The client of a cluster connects anew by itself. There a node holds to what it did, whatever it reads, and asks all masters
+///   once a second which processes they are and whose data they go on with; where that has changed everything is replayed. It needs
+///   the right to `INFO`. While one of the masters is away the others are not compared, but when it is back.
+/// * In between, other nodes may serve what came back: for a second, for as long as nobody reaches the new master, and for good if
+///   the node that evicted is gone, or its memory of it; then idle and absolute lifetime end it. For a Redis that loses less:
+///   `appendonly yes`, and `min-replicas-to-write 1` where there are replicas.
+/// * What is not replayed: claims, so that a logout token that was accepted could be sent again, and tokens that waited to be revoked
+///   of sign-ins that were gone before the snapshot. A refresh token that was used longer than a minute before it came back is sent once
+///   more; a provider that rotates refuses it, and the sign-in ends with
+///   [`Cause::RefreshRejected`](crate::Cause::RefreshRejected).
+/// * `FLUSHALL`, `DEBUG RELOAD` and whatever else changes data under a connection is not noticed.
+///
 /// Set `maxmemory-policy` to `noeviction`; under any other Redis forgets marks and sign-ins as it likes. At `maxmemory`
 /// sign-ins are refused with [`StoreErrorKind::Full`](super::StoreErrorKind::Full).
 ///
