@@ -55,7 +55,7 @@ async fn a_hundred_requests_on_two_nodes_at_expiry_are_one_refresh_r29() {
         .await;
     let (here, there, cookie) = two(&provider, redis.url(), redis.url()).await;
     expire(&provider, &[&here, &there]);
-    let ask = |n: usize| token(if n % 2 == 0 { &here } else { &there }, &cookie);
+    let ask = |n: usize| token([&here, &there][n % 2], &cookie);
     let answers = join_all((0..100).map(ask)).await;
     for answer in &answers {
         assert_eq!(

@@ -102,10 +102,28 @@ impl Connection {
 
     /// Sends on this connection or not at all, and waits so long.
     pub(super) async fn within(&self, limit: Duration, request: Request<'_>) -> Result<Value> {
+        let answer = self.attempt(limit, request).await?;
+        answer.ok_or_else(unexpected)
+    }
+
+    /// The same; `None` where the server has refused this one command, which says nothing of others.
+    pub(super) async fn attempt(
+        &self,
+        limit: Duration,
+        request: Request<'_>,
+    ) -> Result<Option<Value>> {
         let mut connection = self.clone();
-        match tokio::time::timeout(limit, connection.send(request)).await {
-            Ok(answer) => answer.map_err(|error| judge(&error).error),
-            Err(_) => Err(no_answer()),
+        let answer = tokio::time::timeout(limit, connection.send(request)).await;
+        match answer.map_err(|_| no_answer())? {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) => {
+                let lost = judge(&error);
+                let response = ErrorKind::Server(ServerErrorKind::ResponseError);
+                match error.kind() == response || lost.error.kind() == StoreErrorKind::Full {
+                    true => Ok(None),
+                    false => Err(lost.error),
+                }
+            }
         }
     }
 
@@ -196,12 +214,13 @@ impl Link {
             current.number += 1;
             current.number
         };
-        let made = match self.connect().await {
-            Ok(connection) => {
+        let made = match tokio::time::timeout(self.timeout, self.connect()).await {
+            Ok(Ok(connection)) => {
                 let replayed = self.replay.run(&connection, self.timeout).await;
                 replayed.map(|()| connection)
             }
-            Err(error) => Err(unavailable(&error)),
+            Ok(Err(error)) => Err(unavailable(&error)),
+            Err(_) => Err(not_reached()),
         };
         let mut current = self.current();
         match made {
@@ -315,10 +334,7 @@ impl Link {
                     self.give_up(number);
                     Err(no_answer())
                 }
-                None => Err(StoreError::new(
-                    StoreErrorKind::Unavailable,
-                    "Redis was not reached in time",
-                )),
+                None => Err(not_reached()),
             }
         })
     }
@@ -389,6 +405,10 @@ impl fmt::Debug for Link {
 fn unavailable(error: &RedisError) -> StoreError {
     let text = format!("Redis is not available: {}", error.category());
     StoreError::new(StoreErrorKind::Unavailable, text)
+}
+
+fn not_reached() -> StoreError {
+    StoreError::new(StoreErrorKind::Unavailable, "Redis was not reached in time")
 }
 
 fn no_answer() -> StoreError {

@@ -77,7 +77,7 @@ use self::time::Time;
 /// Lifetimes count by the clocks of the Redis servers. Keep those in step, and let them be slewed, not set: a sign-in
 /// that starts is stamped with the earliest of all masters, so that one whose clock is fast refuses some sign-ins after a
 /// sign-out for as long as it is ahead; where a failover leads to a server whose clock is behind, sign-ins that were under
-/// way may pass a sign-out by as much. While a master of a cluster is away nobody starts a sign-in, and expired sign-ins are
+/// way may pass a sign-out by as much, or be taken out when it is replayed although they came after it. While a master of a cluster is away nobody starts a sign-in, and expired sign-ins are
 /// not collected; requests and sign-outs of the others' accounts go on.
 ///
 /// # Durability

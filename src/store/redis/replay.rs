@@ -77,8 +77,12 @@ impl Replay {
             let lost = self.lost(connection, timeout, some).await?;
             count += lost.len();
             let send = async |call: Call| {
-                let done = connection.within(timeout, Request::Script(&call)).await?;
-                Reply::of(done).map(drop)
+                let done = connection.attempt(timeout, Request::Script(&call)).await?;
+                if done.is_none() {
+                    // Nothing else must wait for it.
+                    tracing::error!("Redis refuses to do again what it had lost");
+                }
+                Ok(())
             };
             // In their order: a token may have been replaced twice, and is gone when its sign-in is.
             for done in lost {
@@ -130,8 +134,7 @@ impl Replay {
     /// Reads what tells whether it is still so.
     fn look(&self, done: &Done) -> Cmd {
         let mut get = match done {
-            Done::Closing(_) => redis::cmd("GET"),
-            Done::Session(_) => redis::cmd("STRLEN"),
+            Done::Closing(_) | Done::Session(_) => redis::cmd("GET"),
             Done::Removal(_) | Done::Write(_) => redis::cmd("HMGET"),
         };
         match done {
@@ -234,7 +237,7 @@ fn is_there(done: &Done, answer: Value, now: Timestamp) -> Result<bool> {
             let mark = reply::maybe_bytes(answer)?;
             closed.mark.has_ended(now) || mark.is_some_and(|mark| is_marked(&mark, &closed.mark))
         }
-        Done::Session(_) => reply::number(answer)? == 0,
+        Done::Session(_) => reply::maybe_bytes(answer)?.is_none(),
         Done::Write(written) => {
             let head = Reply::of(answer)?.maybe_bytes()?;
             match head.as_deref().and_then(Head::parse) {

@@ -98,8 +98,8 @@ impl RedisSessionStore {
     async fn load<T: for<'de> Deserialize<'de>>(&self, id: i128) -> Result<Option<T>> {
         let name = Self::name(id);
         let sealed = self.read(&self.keys.session(&name)).await?;
-        // A cluster may have lost that.
-        if self.link.is_cluster() && self.link.replay().recent.deleted(&name) {
+        // A cluster may have lost that, and another Redis may have refused it.
+        if self.link.replay().recent.deleted(&name) {
             return Ok(None);
         }
         Ok(sealed.and_then(|sealed| {
