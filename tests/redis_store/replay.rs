@@ -7,7 +7,7 @@ use axum_signout::store::{
     TokenStore,
 };
 use axum_signout::testing::store_contract::{account, locator};
-use axum_signout::{AccountHash, Cause, Locator, OperationId};
+use axum_signout::{AccountHash, Cause, Locator, OperationId, Selector};
 
 use super::world::{entry, is_live, removal, selector, sign_in};
 use crate::support::redis::{RedisCluster, RedisServer, Replicated, Snapshots};
@@ -301,8 +301,18 @@ async fn in_a_cluster_a_node_honours_what_it_evicted_at_once_and_the_others_soon
         let target = Target::Account(account(n));
         assert_eq!(evict(&here, target, &removal(Cause::Operator)).await, 1);
     }
-    let closed = here.close(&selector(), &removal(Cause::BackChannel)).await;
-    assert_eq!(closed.unwrap(), []);
+    let mut closed = Vec::new();
+    for n in 0..30 {
+        let sid = Selector::sid("https://login.example.com", "app", &n.to_string());
+        here.close(&sid, &removal(Cause::BackChannel))
+            .await
+            .unwrap();
+        let mark = format!(":selector:mark:{sid}");
+        if master.keys().iter().any(|key| key.ends_with(&mark)) {
+            closed.push(sid);
+        }
+    }
+    assert!(closed.len() > 3, "{closed:?}");
     let keys = replica.keys();
     let lost: Vec<&Locator> = ann
         .iter()
@@ -317,15 +327,21 @@ async fn in_a_cluster_a_node_honours_what_it_evicted_at_once_and_the_others_soon
             assert!(!is_live(&here, one).await, "this node knows better");
             assert!(here.list(&account).await.unwrap().is_empty());
             assert!(!comes_in(&here, &account, &before).await);
-            let address = one.address;
-            let registered = here.register(&selector(), &address, &before).await;
-            assert_eq!(registered.unwrap(), Registered::Refused);
             gone &= !is_live(&there, one).await;
+        }
+        for sid in &closed {
+            let address = locator(&account(99)).address;
+            let registered = here.register(sid, &address, &before).await;
+            assert_eq!(registered.unwrap(), Registered::Refused);
         }
         gone && master.cli(&["INFO", "replication"]).contains("role:slave")
     })
     .await;
     for one in &lost {
         assert!(!comes_in(&there, &one.address.account, &before).await);
+    }
+    for sid in &closed {
+        let registered = there.register(sid, &ann[0].address, &before).await;
+        assert_eq!(registered.unwrap(), Registered::Refused);
     }
 }
