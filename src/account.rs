@@ -101,8 +101,9 @@ impl Account {
     /// app made or changed itself belongs to none, and this returns at once.
     ///
     /// An end on this node is noticed at once, idle and absolute lifetimes when they are over; where several nodes share a token
-    /// store, an end on another one within five seconds. If the store is away when the lifetimes, as far as they are known, are
-    /// over, this returns too. It can be dropped and called again at any point.
+    /// store, an end on another one at once if the store tells of it, as that in Redis does while it is heard, or else within five
+    /// seconds. If the store is away when the lifetimes, as far as they are known, are over, this returns too. It can be dropped and
+    /// called again at any point.
     ///
     /// Waiting is not use: who just listens is signed out after the [idle lifetime](crate::AuthBuilder::idle_lifetime). Where the
     /// user does something over the connection, say so with [`Tokens::prolong`](crate::Tokens::prolong). Nor does waiting keep

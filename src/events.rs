@@ -472,6 +472,21 @@ pub(crate) fn hook_failed(point: &'static str, index: usize, status: HookStatus,
     );
 }
 
+/// The hooks for every node are not told of a sign-in that ended.
+pub(crate) fn notice_dropped(why: &'static str) {
+    count(
+        "axum_signout_hook_failures_total",
+        &[("point", "evicted_everywhere"), ("outcome", "Dropped")],
+    );
+    tracing::error!(
+        target: "axum_signout::hook",
+        point = "evicted_everywhere",
+        outcome = "Dropped",
+        error = why,
+        "a hook was not called"
+    );
+}
+
 /// The provider's keys were asked for.
 pub(crate) fn keys_fetched(issuer: &str, error: Option<&dyn std::fmt::Display>) {
     match error {

@@ -12,9 +12,10 @@ use tokio_util::task::TaskTracker;
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::Timestamp;
+use crate::config::Config;
 use crate::error::Chain;
 use crate::events;
-use crate::id::SignInId;
+use crate::id::{Address, SignInId};
 use crate::report::{HookOutcome, HookStatus, SignOutReport};
 use crate::store::Removed;
 use crate::token::TokenSet;
@@ -157,6 +158,54 @@ pub trait EvictionHook: Send + Sync + 'static {
     fn evicted(&self, eviction: &Eviction) -> impl Future<Output = HookResult> + Send;
 }
 
+/// A sign-in has ended, on this node or another. Cheap to clone.
+///
+/// It tells no more than every node knows: tokens and account are with the node that evicted it, and its [`Eviction`].
+#[derive(Clone)]
+pub struct EvictionNotice {
+    address: Address,
+    cause: Cause,
+    config: Arc<Config>,
+}
+
+impl EvictionNotice {
+    pub(crate) fn new(address: Address, cause: Cause, config: Arc<Config>) -> Self {
+        Self {
+            address,
+            cause,
+            config,
+        }
+    }
+
+    /// Which sign-in: what [`Tokens::sign_in`](crate::Tokens::sign_in) said in a request.
+    #[must_use]
+    pub fn sign_in(&self) -> SignInId {
+        self.address.id
+    }
+
+    /// Why.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// Whether it is one of this account's, as a request of this app had it: for what is kept by account, not by sign-in. The
+    /// account may have others that go on.
+    #[must_use]
+    pub fn is_of(&self, account: &Account) -> bool {
+        account.hash(&self.config.identity) == self.address.account
+    }
+}
+
+impl fmt::Debug for EvictionNotice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EvictionNotice")
+            .field("sign_in", &self.address.id)
+            .field("cause", &self.cause)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The user is about to be sent to the provider's logout: everything local is done.
 #[derive(Clone, Debug)]
 pub struct Navigation {
@@ -230,6 +279,7 @@ impl<E: Clone + Send + 'static> List<E> {
 /// All hooks of one `Auth`.
 pub(crate) struct Hooks {
     evictions: List<Eviction>,
+    notices: List<EvictionNotice>,
     navigations: List<Navigation>,
     returns: List<Returned>,
     reports: List<SignOutReport>,
@@ -240,6 +290,7 @@ impl Hooks {
     pub(crate) fn new() -> Self {
         Self {
             evictions: List::new("evicted"),
+            notices: List::new("evicted_everywhere"),
             navigations: List::new("before_navigation"),
             returns: List::new("after_callback"),
             reports: List::new("signed_out"),
@@ -264,6 +315,15 @@ impl Hooks {
         self.evictions
             .hooks
             .push(Arc::new(TraitHook(Arc::new(hook))));
+    }
+
+    pub(crate) fn on_evict_everywhere<F, Fut>(&mut self, hook: F)
+    where
+        F: Fn(EvictionNotice) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoHookResult,
+    {
+        self.notices.add(hook);
     }
 
     pub(crate) fn before_navigation<F, Fut>(&mut self, hook: F)
@@ -295,6 +355,14 @@ impl Hooks {
 
     pub(crate) fn wants_reports(&self) -> bool {
         !self.reports.hooks.is_empty()
+    }
+
+    pub(crate) fn wants_notices(&self) -> bool {
+        !self.notices.hooks.is_empty()
+    }
+
+    pub(crate) async fn noticed(&self, tasks: &TaskTracker, notice: EvictionNotice) {
+        self.run(&self.notices, tasks, &[notice]).await;
     }
 
     pub(crate) async fn evicted(
@@ -371,6 +439,7 @@ impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hooks")
             .field("evictions", &self.evictions.hooks.len())
+            .field("notices", &self.notices.hooks.len())
             .field("navigations", &self.navigations.hooks.len())
             .field("returns", &self.returns.hooks.len())
             .field("reports", &self.reports.hooks.len())

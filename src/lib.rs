@@ -75,7 +75,9 @@ pub use crate::extract::{
     AuthRejection, LayerMissing, NotSignedIn, SignedIn, TokenInfo, Tokens, Unavailable,
 };
 pub use crate::guard::{RequireAccount, RequireAccountService};
-pub use crate::hooks::{Eviction, EvictionHook, HookResult, IntoHookResult, Navigation, Returned};
+pub use crate::hooks::{
+    Eviction, EvictionHook, EvictionNotice, HookResult, IntoHookResult, Navigation, Returned,
+};
 pub use crate::id::{
     AccountHash, Address, ClaimName, DownstreamName, KeyHash, Locator, OperationId, Selector,
     SessionKey, SignInId, TokenHash,

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use zeroize::Zeroize;
+use zerocopy::FromBytes as _;
+use zeroize::Zeroize as _;
 
 /// A token, key or password: `Debug` is redacted, there is no `Display`, `Deref` or `PartialEq`, and the memory is
 /// wiped on drop. Read it through [`secret`](Self::secret).
@@ -24,7 +25,21 @@ impl Secret {
 
 impl Drop for Secret {
     fn drop(&mut self) {
-        self.0.zeroize();
+        wipe(&mut std::mem::take(&mut self.0).into_string().into_bytes());
+    }
+}
+
+/// Zeros that the compiler keeps. `zeroize` goes byte by byte, which for the tokens of one request's read takes microseconds; this
+/// gives it eight at a time.
+pub(crate) fn wipe(bytes: &mut [u8]) {
+    let count = bytes.len() / size_of::<u64>();
+    match <[u64]>::mut_from_prefix_with_elems(bytes, count) {
+        Ok((words, rest)) => {
+            words.zeroize();
+            rest.zeroize();
+        }
+        // Where they begin is no word's address.
+        Err(error) => error.into_src().zeroize(),
     }
 }
 
@@ -43,5 +58,22 @@ impl From<String> for Secret {
 impl From<&str> for Secret {
     fn from(text: &str) -> Self {
         Self::new(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_wiped_wherever_they_begin() {
+        for from in 0..9 {
+            for length in 0..40 {
+                let mut bytes = vec![7_u8; from + length + 3];
+                wipe(&mut bytes[from..from + length]);
+                let wiped: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] == 0).collect();
+                assert_eq!(wiped, Vec::from_iter(from..from + length));
+            }
+        }
     }
 }

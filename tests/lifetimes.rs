@@ -716,3 +716,44 @@ async fn the_sweep_outlives_a_store_that_fails_and_hooks_that_hang_or_panic_r42(
     tokio::time::sleep(40 * SECOND).await;
     assert_eq!(bench.reports.lock().unwrap().len(), 3);
 }
+
+fn explode() {
+    panic!("a hook of a test");
+}
+
+/// A hook for every node, where there is one.
+#[tokio::test]
+async fn a_hook_for_every_node_is_called_once_by_a_store_of_one_node_r42_r43() {
+    let told: Arc<Mutex<Vec<(SignInId, Cause)>>> = Arc::default();
+    let hook = told.clone();
+    let bench = Bench::with(move |auth| {
+        auth.on_evict_everywhere(|_| async { explode() })
+            .on_evict_everywhere(|_| std::future::pending::<()>())
+            .hook_timeout(SECOND)
+            .on_evict_everywhere(move |notice| {
+                assert!(notice.is_of(&Account::new(ISSUER, "ann")));
+                hook.lock()
+                    .unwrap()
+                    .push((notice.sign_in(), notice.cause()));
+                async { Err::<(), _>("no") }
+            })
+    });
+    let mut expected = Vec::new();
+    for is_held in [true, false] {
+        let cookie = bench.planted(&["ann"]).await;
+        let (account, tokens) = bench.held(&cookie).await;
+        let id = tokens.sign_in();
+        let held = is_held.then_some((account, tokens));
+        bench.send("POST", "/leave", &cookie).await;
+        expected.push((id, Cause::UserSignOut));
+        drop(held);
+    }
+    let cookie = bench.planted(&["ann"]).await;
+    let (_, tokens) = bench.held(&cookie).await;
+    bench.clock.advance(121 * MINUTE);
+    assert_eq!(bench.auth.evict_due().await.unwrap(), 1);
+    expected.push((tokens.sign_in(), Cause::Idle));
+    // It waits for hooks, those that hang included.
+    assert!(bench.auth.shutdown().await.finished);
+    assert_eq!(*told.lock().unwrap(), expected);
+}

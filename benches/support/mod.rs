@@ -24,7 +24,7 @@ use tower_sessions::{MemoryStore, Session};
 
 pub const SIZES: [u64; 3] = [1, 10_000, 1_000_000];
 
-const ISSUER: &str = "https://login.example.com";
+pub const ISSUER: &str = "https://login.example.com";
 
 /// The memory store never waits, so its futures are ready at once: no runtime is measured along.
 pub fn ready<T>(future: impl Future<Output = T>) -> T {
@@ -44,20 +44,29 @@ fn text(number: u64, size: usize) -> String {
 }
 
 pub fn tokens(number: u64) -> TokenSet {
-    let access = AccessToken::bearer(text(number, 64))
+    tokens_of(number, 64)
+}
+
+/// Access and refresh token of so many bytes, an ID token of twice as many.
+pub fn tokens_of(number: u64, size: usize) -> TokenSet {
+    let access = AccessToken::bearer(text(number, size))
         .with_scopes(["openid", "profile", "mail"])
         .expires_in(Duration::from_secs(3600));
     TokenSet::new()
-        .with_refresh_token(text(number, 64))
-        .with_id_token(IdToken::new(format!("h.e30.{}", text(number, 128))))
+        .with_refresh_token(text(number, size))
+        .with_id_token(IdToken::new(format!("h.e30.{}", text(number, 2 * size))))
         .with_access_token(access)
 }
 
-fn entry(issuer: &str, number: u64) -> Arc<Entry> {
+pub fn account_of(number: u64) -> Account {
+    Account::new(ISSUER, text(number, 16))
+}
+
+fn entry(issuer: &str, number: u64, tokens: TokenSet) -> Arc<Entry> {
     Arc::new(Entry {
         account: Account::new(issuer, text(number, 16)),
         client_id: "app".into(),
-        tokens: tokens(number),
+        tokens,
         lifetimes: Lifetimes {
             idle: Duration::from_secs(7200),
             absolute: Duration::from_secs(72 * 3600),
@@ -83,14 +92,25 @@ pub fn sign_in(store: &MemoryTokenStore, number: u64) -> Locator {
 }
 
 pub fn sign_in_at(store: &MemoryTokenStore, issuer: &str, number: u64) -> Locator {
+    ready(sign_in_to(store, issuer, number, tokens(number)))
+}
+
+pub async fn sign_in_to(
+    store: &dyn TokenStore,
+    issuer: &str,
+    number: u64,
+    tokens: TokenSet,
+) -> Locator {
     let locator = locator(&account(number));
     let started = Started {
-        at: Some(ready(store.now()).expect("memory does not fail")),
+        at: Some(store.now().await.expect("the store is there")),
         id_token_iat: None,
     };
-    ready(store.register(&sid_at(issuer, number), &locator.address, &started))
-        .expect("there is room");
-    let created = ready(store.create(&locator, entry(issuer, number), &started, &removal()));
+    let selector = sid_at(issuer, number);
+    let registered = store.register(&selector, &locator.address, &started);
+    registered.await.expect("there is room");
+    let entry = entry(issuer, number, tokens);
+    let created = store.create(&locator, entry, &started, &removal()).await;
     assert!(matches!(created, Ok(Created::Done { .. })));
     locator
 }
@@ -117,46 +137,57 @@ pub struct World {
 
 impl World {
     pub async fn new(size: u64) -> Self {
+        let store = Arc::new(empty_store());
+        let mut world = Self::over(store.clone(), Arc::default()).await;
+        let each = if size > 100_000 { 10 } else { 1 };
+        for number in 0..size {
+            if number % each == 0 {
+                world.add(number).await;
+            } else {
+                sign_in(&store, number);
+            }
+        }
+        world.next = size;
+        world
+    }
+
+    /// One node, and nobody signed in by it.
+    pub async fn over(store: Arc<dyn TokenStore>, sessions: Arc<MemoryStore>) -> Self {
         let url = |path: &str| format!("{ISSUER}/{path}");
         let metadata = ProviderMetadata::new(ISSUER, url("authorize"), url("token"), url("keys"));
         let provider = Provider::with_metadata(metadata, "app")
             .build()
             .expect("a provider");
-        let store = Arc::new(empty_store());
         let auth = Auth::builder(provider, "https://app.example.com")
-            .store(store.clone())
+            .store(store)
             .revocation(RevocationPolicy::Never)
             .build()
             .expect("a configuration");
-        let sessions = Arc::new(MemoryStore::default());
         let plain = Session::new(None, sessions.clone(), None);
         plain.insert("cart", "apples").await.expect("in memory");
         plain.save().await.expect("in memory");
-        let mut world = Self {
+        Self {
             auth,
             sessions,
             ids: Vec::new(),
             plain: plain.id().expect("saved"),
             at: 0,
-            next: size,
-        };
-        let each = if size > 100_000 { 10 } else { 1 };
-        for number in 0..size {
-            if number % each == 0 {
-                let id = world.sign_in(number).await;
-                world.ids.push(id);
-            } else {
-                sign_in(&store, number);
-            }
+            next: 0,
         }
-        world
+    }
+
+    /// One more who can come with a request.
+    pub async fn add(&mut self, number: u64) {
+        let id = self.sign_in(number).await;
+        self.ids.push(id);
+        self.next = self.next.max(number + 1);
     }
 
     /// By way of the public API, into a session of its own.
-    async fn sign_in(&self, number: u64) -> Id {
+    pub async fn sign_in(&self, number: u64) -> Id {
         let session = Session::new(None, self.sessions.clone(), None);
         session.insert("cart", "apples").await.expect("in memory");
-        let account = Account::new(ISSUER, text(number, 16)).with_sid(number.to_string());
+        let account = account_of(number).with_sid(number.to_string());
         let signed_in = self.auth.sign_in(&session, None, account, tokens(number));
         signed_in.await.expect("signed in");
         session.id().expect("saved")

@@ -16,7 +16,9 @@ use crate::config::{ClearSiteData, Config, LongUrl, RevocationPolicy};
 use crate::cookies::CookieVault;
 use crate::core::{BuiltInPages, Core, LabelFn, Pages};
 use crate::error::ConfigError;
-use crate::hooks::{Eviction, EvictionHook, Hooks, IntoHookResult, Navigation, Returned};
+use crate::hooks::{
+    Eviction, EvictionHook, EvictionNotice, Hooks, IntoHookResult, Navigation, Returned,
+};
 use crate::provider::Provider;
 use crate::report::SignOutReport;
 use crate::return_url::{Allowlist, BaseUrl, SafeTarget};
@@ -126,6 +128,49 @@ impl AuthBuilder {
     /// Calls a hook for every sign-in whose tokens leave the cache.
     pub fn eviction_hook(mut self, hook: impl EvictionHook) -> Self {
         self.hooks.eviction_hook(hook);
+        self
+    }
+
+    /// Calls a closure on every node that shares the store, for every sign-in that has ended, whichever node evicted it: to close
+    /// the user's WebSockets, or to drop what this process keeps for them. Once on each node, in the background, each call
+    /// for the [time limit](Self::hook_timeout) at most; no sign-out waits for it, and [`Auth::shutdown`] does. Where tokens have
+    /// to be seen, or something is to be done once in all, it is [`on_evict`](Self::on_evict).
+    ///
+    /// With a store in Redis it comes within milliseconds, by the announcement of the node that evicted it; with one of
+    /// this process it is told of this node's evictions. What it may miss is listed in the
+    /// [crate's documentation](crate#when-a-hook-is-not-called): a handler that waits for
+    /// [`Account::ended`](crate::Account::ended) finds that out by itself.
+    ///
+    /// A node remembers the 65,536 sign-ins that it told of last, not to tell of them twice, and has up to 16,384 calls under
+    /// way at a time; beyond, the closure is not called, which is traced and counted.
+    ///
+    /// ```
+    /// # use axum_signout::{AuthBuilder, SignInId};
+    /// # fn closing(builder: AuthBuilder) -> AuthBuilder {
+    /// use std::collections::HashMap;
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// use tokio_util::sync::CancellationToken;
+    ///
+    /// /// What this node's WebSockets stop at, by `Tokens::sign_in`.
+    /// let sockets: Arc<Mutex<HashMap<SignInId, CancellationToken>>> = Arc::default();
+    /// builder.on_evict_everywhere(move |notice| {
+    ///     let socket = sockets.lock().unwrap().remove(&notice.sign_in());
+    ///     async move {
+    ///         if let Some(socket) = socket {
+    ///             socket.cancel();
+    ///         }
+    ///     }
+    /// })
+    /// # }
+    /// ```
+    pub fn on_evict_everywhere<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(EvictionNotice) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoHookResult,
+    {
+        self.hooks.on_evict_everywhere(hook);
         self
     }
 

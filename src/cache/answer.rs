@@ -412,4 +412,28 @@ mod tests {
         let access: Vec<_> = access.map(|t| (t.secret(), valid(t))).collect();
         assert_eq!(access, [("first", false), ("mail", true)]);
     }
+
+    /// A removal that was sent long before it arrives says why to a store that has forgotten the first one.
+    #[tokio::test]
+    async fn what_this_node_knows_of_an_end_outweighs_what_the_store_is_told_later_r31() {
+        let cache = Cache::new(crate::cache::CacheParts {
+            store: Arc::new(crate::store::MemoryTokenStore::new()),
+            clock: Arc::new(crate::clock::SystemClock::new()),
+            providers: Vec::new(),
+            hooks: crate::hooks::Hooks::new(),
+            config: Arc::default(),
+        });
+        let address = Address {
+            account: AccountHash::of(&[b"ann"]),
+            id: crate::id::SignInId::random(),
+        };
+        let held = cache.0.live.enter(address);
+        held.end(Cause::BackChannel);
+        let removal = cache.removal(Cause::Replaced, None);
+        let target = Target::SignIn(address);
+        cache.store().remove(&target, &removal).await.unwrap();
+        assert!(!cache.was_replaced(&address).await);
+        drop(held);
+        assert!(cache.was_replaced(&address).await);
+    }
 }

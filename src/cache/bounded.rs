@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use crate::id::{
 use crate::store::{
     Claim, Created, Downstream, Entry, Generation, Lease, Lookup, OutboxItem, Registered, Removal,
     Removed, Replaced, Result, RetainedTokens, SignInInfo, Started, StoreError, StoreErrorKind,
-    StoreStats, Target, TokenStore, operations,
+    StoreListener, StoreStats, Target, TokenStore, operations,
 };
 use crate::token::AccessToken;
 
@@ -45,6 +45,10 @@ macro_rules! delegate {
         impl TokenStore for Bounded {
             fn is_shared(&self) -> bool {
                 self.0.is_shared()
+            }
+
+            fn listen(&self, listener: Weak<dyn StoreListener>) {
+                self.0.listen(listener);
             }
 
             /// The store's own future, bounded by the layer, which has no timer to make for a store that answers at once.

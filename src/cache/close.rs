@@ -380,5 +380,21 @@ mod tests {
         cache.0.live.doubt_selected(&sid());
         assert!(has_token(&running).await && has_token(&running).await);
         assert_eq!(gets(), 2);
+        // What another node changed, and what may have been missed.
+        cache.0.changed(&held.address);
+        assert!(has_token(&running).await && has_token(&running).await);
+        assert_eq!(gets(), 3);
+        cache.0.missed();
+        assert!(has_token(&running).await && has_token(&running).await);
+        assert_eq!(gets(), 4);
+        let mut other = held.address;
+        other.account = AccountHash::of(&[b"bob"]);
+        cache.0.changed(&other);
+        cache.0.ended(&other, Cause::Operator);
+        assert!(has_token(&running).await);
+        assert_eq!(gets(), 4);
+        cache.0.ended(&held.address, Cause::BackChannel);
+        assert!(!has_token(&running).await);
+        assert_eq!(running.cause(), Some(Cause::BackChannel));
     }
 }

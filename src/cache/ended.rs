@@ -1,4 +1,4 @@
-//! Waiting until a sign-in ends: by an eviction of this node at once, else by looking at the store.
+//! Waiting until a sign-in ends: at once by an eviction of this node, or one that the store tells of; else by looking at the store.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::account::Watch;
 use crate::cause::Cause;
 use crate::store::{Lookup, Stored};
 
-/// How often a store is asked while somebody waits: one that other nodes work on more often, since this node does not hear of their
+/// How often a store is asked while somebody waits: one that other nodes work on more often, since this node may miss what it tells of their
 /// evictions. A round trip for everyone who waits, so not every second.
 const LOOK_AT_SHARED: Duration = Duration::from_secs(5);
 const LOOK_AT_OWN: Duration = Duration::from_secs(60);

@@ -139,6 +139,7 @@ impl Cache {
     pub(super) fn finish(&self, removed: Vec<Removed>, correlation_id: &str) -> Vec<Eviction> {
         for removed in &removed {
             self.0.live.end(&removed.address, removed.cause);
+            self.0.clone().notice(removed.address, removed.cause);
         }
         if removed.iter().any(|removed| removed.to_revoke) {
             self.0.outbox.notify_one();

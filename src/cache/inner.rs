@@ -14,6 +14,7 @@ use super::back_off::BackOff;
 use super::bounded::Bounded;
 use super::evict::Order;
 use super::live::Registry;
+use super::notices::Told;
 use super::opened::{Opened, SignIn};
 use super::pending::PendingEvictions;
 use crate::account::Account;
@@ -44,6 +45,7 @@ pub(super) struct Inner {
     /// What must be finished although nobody may be waiting for it.
     pub(super) tasks: TaskTracker,
     pub(super) live: Arc<Registry>,
+    pub(super) told: Told,
     pub(super) pending: PendingEvictions,
     pub(super) back_off: BackOff,
     pub(super) app_tokens: AppTokenTable,
@@ -144,6 +146,7 @@ impl Cache {
             config: parts.config,
             tasks: TaskTracker::new(),
             live: Registry::new(cache.clone()),
+            told: Told::default(),
             pending: PendingEvictions::default(),
             back_off: BackOff::default(),
             outbox: Arc::new(Notify::new()),

@@ -112,6 +112,13 @@ impl Registry {
         }
     }
 
+    /// Why a sign-in that somebody holds has ended, if it has.
+    pub(super) fn cause(&self, address: &Address) -> Option<Cause> {
+        let id = &address.id;
+        let flag = self.stripe(id).get(id).and_then(Weak::upgrade)?;
+        (flag.address == *address).then(|| flag.cause())?
+    }
+
     /// Ends all sign-ins of an account that requests hold: for an eviction whose answer from the store is missing.
     pub(crate) fn end_account(&self, account: &AccountHash, but: Option<&SignInId>, cause: Cause) {
         self.for_each(|flag| {
@@ -119,6 +126,27 @@ impl Registry {
                 flag.end(cause);
             }
         });
+    }
+
+    /// Has a sign-in looked at anew before it is served again.
+    pub(super) fn doubt(&self, address: &Address) {
+        let flag = self
+            .stripe(&address.id)
+            .get(&address.id)
+            .and_then(Weak::upgrade);
+        if let Some(flag) = flag.filter(|flag| flag.address == *address) {
+            flag.doubt();
+        }
+    }
+
+    /// The same for whatever requests hold.
+    pub(super) fn doubt_all(&self) {
+        self.for_each(Flag::doubt);
+    }
+
+    /// Whose it is, as long as that is there.
+    pub(super) fn cache(&self) -> Weak<Inner> {
+        self.cache.clone()
     }
 
     /// Has all sign-ins of an account that requests hold looked at anew before they are served again: for an eviction that the store
@@ -217,7 +245,7 @@ impl Flag {
 
     pub(super) fn end(&self, cause: Cause) {
         let _ = self.cause.set(cause);
-        self.ended.store(true, Ordering::SeqCst);
+        let is_first = !self.ended.swap(true, Ordering::SeqCst);
         // Whoever waits for the end may keep the flag for long: not the tokens with it.
         let known = self
             .known
@@ -226,6 +254,10 @@ impl Flag {
             .take();
         drop(known);
         self.changed.notify_waiters();
+        if let Some(inner) = self.cache().upgrade().filter(|_| is_first) {
+            let cause = self.cause().unwrap_or(cause);
+            inner.notice(self.address, cause);
+        }
     }
 
     pub(crate) fn address(&self) -> Address {
@@ -244,7 +276,7 @@ impl Flag {
 
     /// Whose it is, as long as that is there.
     pub(super) fn cache(&self) -> Weak<Inner> {
-        self.registry.cache.clone()
+        self.registry.cache()
     }
 
     /// Waits until this node has ended it, and says why.

@@ -13,6 +13,7 @@ mod ended;
 mod evict;
 mod inner;
 mod live;
+mod notices;
 mod opened;
 mod pending;
 mod pick;

@@ -440,7 +440,13 @@ impl Cache {
         Err(changed())
     }
 
+    /// Whether another sign-in took its place. What this node knows comes first: a store forgets in time why a sign-in left, and
+    /// may then be told something else.
     pub(super) async fn was_replaced(&self, address: &Address) -> bool {
+        let known = self.0.live.cause(address);
+        if known.is_some_and(|cause| cause != Cause::Replaced) {
+            return false;
+        }
         let now = self.0.store.get(address).await;
         matches!(now, Ok(Lookup::Gone(Some(Cause::Replaced))))
     }

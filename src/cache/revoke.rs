@@ -64,6 +64,7 @@ impl Cache {
     /// Starts the loops once there is a runtime to run them on. They end with the cache.
     pub(super) fn start_background(&self) {
         self.0.background.call_once(|| {
+            self.listen();
             let weak = Arc::downgrade(&self.0);
             // Tracked: a shutdown waits for the revocation that is under way.
             let tasks = &self.0.tasks;

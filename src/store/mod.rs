@@ -24,7 +24,7 @@ mod memory;
 mod redis;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,7 +37,7 @@ pub use self::memory::{MemoryTokenStore, MemoryTokenStoreBuilder};
 ))]
 pub use self::redis::RedisSessionStore;
 #[cfg(feature = "redis")]
-pub use self::redis::{RedisTokenStore, RedisTokenStoreBuilder};
+pub use self::redis::{MemoryTier, RedisTokenStore, RedisTokenStoreBuilder, TierStats};
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::Timestamp;
@@ -402,6 +402,21 @@ pub struct OutboxItem {
     pub retained: RetainedTokens,
 }
 
+/// Who wants to hear what happens to sign-ins in a store that [others work on](TokenStore::is_shared) as well. Made by this crate,
+/// called by stores: inside a Tokio runtime, in the order in which it happened to each sign-in. No method blocks. What is told twice
+/// does no harm.
+pub trait StoreListener: Send + Sync {
+    /// A sign-in was removed, by whichever node, and why.
+    fn ended(&self, address: &Address, cause: Cause);
+
+    /// The entry of a sign-in was replaced, or its key.
+    fn changed(&self, address: &Address);
+
+    /// Something may have been missed, such as when a connection was lost, and when it is there again: what was looked up before
+    /// says nothing any more.
+    fn missed(&self);
+}
+
 /// Keeps sign-ins.
 ///
 /// Every promise below holds against every interleaving with other calls for the same account. Nothing that was removed
@@ -414,6 +429,13 @@ pub struct OutboxItem {
 pub trait TokenStore: Send + Sync + fmt::Debug + 'static {
     /// Whether other nodes work on the same data: then what a request loaded is good for a second only.
     fn is_shared(&self) -> bool;
+
+    /// Tells a listener what happens to sign-ins from now on, as soon as it is known here and for as long as the listener is
+    /// there. Nothing depends on it: what is not told of is found out by looking, a little later. Does nothing by default, which is
+    /// right for a store of one node: whoever changes something there knows.
+    fn listen(&self, listener: Weak<dyn StoreListener>) {
+        let _ = listener;
+    }
 
     /// The store's clock, later at each call: the start stamp of a sign-in.
     async fn now(&self) -> Result<Timestamp>;
@@ -617,6 +639,10 @@ macro_rules! delegate {
         impl<T: TokenStore + ?Sized> TokenStore for Arc<T> {
             fn is_shared(&self) -> bool {
                 (**self).is_shared()
+            }
+
+            fn listen(&self, listener: Weak<dyn StoreListener>) {
+                (**self).listen(listener);
             }
 
             /// The other store's own future: this is the hot path.

@@ -5,7 +5,8 @@
 //! outbox.
 //!
 //! * [`schedule`]: random ones. A schedule is a seed. One that fails is named with the seed, and `RACE_SEED=…` replays it alone;
-//!   `RACE_SCHEDULES=…` sets how many are run, by all tests of that kind together. `scripts/nightly` runs a million.
+//!   `RACE_SCHEDULES=…` sets how many are run, by all tests of that kind together, and `RACE_FIRST=…` the first seed of each, to
+//!   go on where a run ended. `scripts/nightly` runs a million.
 //! * [`exhaustive`]: all schedules of small scenarios.
 //!
 //! `loom` and `shuttle` would look at every order by themselves, but see only what is built on their own replacements of
@@ -81,10 +82,11 @@ fn run_all(mode: Mode, count: u64, must_happen: &[&str]) {
     }
     let wanted = number("RACE_SCHEDULES").map(|all| all.div_ceil(TESTS));
     let wanted = wanted.unwrap_or(count);
+    let first = number("RACE_FIRST").unwrap_or(0);
     let mut happened = BTreeMap::<_, usize>::new();
-    for seed in 0..wanted {
-        if seed > 0 && seed % 50_000 == 0 {
-            println!("{seed} of {wanted} schedules, {mode:?}");
+    for seed in first..first + wanted {
+        if seed > first && seed % 50_000 == 0 {
+            println!("{} of {wanted} schedules, {mode:?}", seed - first);
         }
         let run = || schedule::run(mode, seed, &keys);
         let Ok(tally) = std::panic::catch_unwind(AssertUnwindSafe(run)) else {
@@ -94,7 +96,7 @@ fn run_all(mode: Mode, count: u64, must_happen: &[&str]) {
             *happened.entry(what).or_default() += times;
         }
     }
-    println!("{wanted} schedules, {mode:?}: {happened:#?}");
+    println!("{wanted} schedules from {first}, {mode:?}: {happened:#?}");
     if wanted >= count {
         let never = must_happen
             .iter()

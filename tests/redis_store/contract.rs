@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use axum_signout::KeyRing;
 use axum_signout::clock::ManualClock;
-use axum_signout::store::{RedisTokenStore, RedisTokenStoreBuilder};
+use axum_signout::store::{MemoryTier, RedisTokenStore, RedisTokenStoreBuilder};
 use axum_signout::testing::store_contract::{Limits, StoreUnderTest};
 use tokio::sync::OnceCell;
 
+use super::ear::Ear;
 use crate::support::redis::RedisServer;
 
 /// Races meet in many places of the network anyway, and each round takes a thousand times longer than in memory.
 const ROUNDS: usize = 4;
 
-fn under_test(builder: RedisTokenStoreBuilder, limits: Limits) -> StoreUnderTest {
+fn build(builder: RedisTokenStoreBuilder, limits: Limits) -> (RedisTokenStore, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new());
     let store = builder
         .prefix(axum_signout::OperationId::random().to_string())
@@ -26,11 +27,32 @@ fn under_test(builder: RedisTokenStoreBuilder, limits: Limits) -> StoreUnderTest
         .timeout(std::time::Duration::from_secs(30))
         .build()
         .expect("the limits are in range");
+    (store, clock)
+}
+
+fn on_test((store, clock): (RedisTokenStore, Arc<ManualClock>)) -> StoreUnderTest {
     let advance = move |by| {
         clock.advance(by);
         async {}
     };
     StoreUnderTest::new(store, advance).rounds(ROUNDS)
+}
+
+fn under_test(builder: RedisTokenStoreBuilder, limits: Limits) -> StoreUnderTest {
+    on_test(build(builder, limits))
+}
+
+/// With copies in memory, which are served from the beginning.
+async fn with_a_tier(
+    builder: RedisTokenStoreBuilder,
+    limits: Limits,
+    masters: usize,
+) -> StoreUnderTest {
+    let built = build(builder.memory_tier(MemoryTier::new()), limits);
+    Ear::of(&built.0, masters).await;
+    let tier = built.0.tier_stats().expect("it was just set");
+    assert_eq!(tier.bypassed, 0);
+    on_test(built)
 }
 
 mod one_server {
@@ -58,6 +80,18 @@ mod one_server_encrypted {
     axum_signout::store_contract_tests!(redis);
 }
 
+mod one_server_with_a_tier {
+    use super::*;
+
+    async fn redis(limits: Limits) -> StoreUnderTest {
+        static SERVER: OnceCell<RedisServer> = OnceCell::const_new();
+        let server = SERVER.get_or_init(RedisServer::start).await;
+        with_a_tier(RedisTokenStore::builder(server.url()), limits, 1).await
+    }
+
+    axum_signout::store_contract_tests!(redis);
+}
+
 mod a_cluster {
     use super::*;
     use crate::support::redis::RedisCluster;
@@ -66,6 +100,19 @@ mod a_cluster {
         static CLUSTER: OnceCell<RedisCluster> = OnceCell::const_new();
         let cluster = CLUSTER.get_or_init(RedisCluster::start).await;
         under_test(RedisTokenStore::cluster(cluster.urls()), limits)
+    }
+
+    axum_signout::store_contract_tests!(redis);
+}
+
+mod a_cluster_with_a_tier {
+    use super::*;
+    use crate::support::redis::RedisCluster;
+
+    async fn redis(limits: Limits) -> StoreUnderTest {
+        static CLUSTER: OnceCell<RedisCluster> = OnceCell::const_new();
+        let cluster = CLUSTER.get_or_init(RedisCluster::start).await;
+        with_a_tier(RedisTokenStore::cluster(cluster.urls()), limits, 3).await
     }
 
     axum_signout::store_contract_tests!(redis);

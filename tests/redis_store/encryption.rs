@@ -6,6 +6,8 @@ use axum_signout::store::{RedisTokenStore, RedisTokenStoreBuilder};
 use axum_signout::{
     AccessToken, Account, Auth, KeyRing, OperationId, Provider, ProviderMetadata, TokenSet,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tower_sessions::Session;
 
 use crate::support::redis::RedisServer;
@@ -52,6 +54,23 @@ fn auth(store: Arc<RedisTokenStore>) -> Auth {
     let provider = Provider::with_metadata(metadata, "app").build().unwrap();
     let auth = Auth::builder(provider, "https://app.example");
     auth.store(store).build().unwrap()
+}
+
+/// Everything that is announced while somebody works.
+async fn announced(server: &RedisServer, work: impl Future<Output = ()>) -> Vec<u8> {
+    let mut connection = TcpStream::connect(("127.0.0.1", server.port()))
+        .await
+        .unwrap();
+    let mut said = Vec::new();
+    let subscribe: &[u8] = b"PSUBSCRIBE *\r\n";
+    connection.write_all(subscribe).await.unwrap();
+    connection.read_buf(&mut said).await.unwrap();
+    work.await;
+    server.cli(&["PUBLISH", "end", "that is all"]);
+    while !said.ends_with(b"that is all\r\n") {
+        assert_ne!(connection.read_buf(&mut said).await.unwrap(), 0);
+    }
+    said
 }
 
 /// Two users sign in, and one signs out. Returns what nobody should find: names, and what they stand for.
@@ -107,7 +126,10 @@ fn shown(dump: &[u8], secrets: &[(String, Vec<u8>)]) -> Vec<String> {
 async fn a_copy_of_the_disk_shows_no_token_no_key_and_nobody_a11() {
     let disk = Disk::new().await;
     let store = disk.store().encryption(KeyRing::new(KEY)).build().unwrap();
-    let mut secrets = people(store).await;
+    let mut secrets = Vec::new();
+    let said = announced(&disk.server, async { secrets = people(store).await }).await;
+    assert!(String::from_utf8_lossy(&said).contains(":Operator"));
+    assert_eq!(shown(&said, &secrets), [""; 0]);
     secrets.push(("the key".to_owned(), KEY.to_vec()));
     assert_eq!(shown(&disk.dump(), &secrets), [""; 0]);
 

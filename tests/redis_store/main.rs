@@ -4,12 +4,18 @@
 mod support;
 
 mod contract;
+mod ear;
 mod encryption;
+mod held;
 mod keys;
+mod news;
+mod nodes;
 mod outages;
 mod replay;
 mod resent;
 mod round_trips;
 mod servers;
 mod sessions;
+mod tier;
+mod visits;
 mod world;

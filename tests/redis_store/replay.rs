@@ -313,7 +313,7 @@ async fn in_a_cluster_a_node_honours_what_it_evicted_at_once_and_the_others_soon
         }
     }
     assert!(closed.len() > 3, "{closed:?}");
-    let keys = replica.keys();
+    let keys = master.keys();
     let lost: Vec<&Locator> = ann
         .iter()
         .filter(|one| keys.contains(&account_key(one)))

@@ -8,7 +8,7 @@ use super::world::{entry, removal, sign_in};
 use crate::support::redis::RedisServer;
 
 /// The commands' names.
-fn names(commands: &[String]) -> Vec<&str> {
+pub fn names(commands: &[String]) -> Vec<&str> {
     let name = |command: &'_ str| -> usize { command.find("\" ").unwrap_or(command.len() - 1) };
     commands
         .iter()
@@ -17,7 +17,7 @@ fn names(commands: &[String]) -> Vec<&str> {
 }
 
 /// The bucket that is the keys' hash tag.
-fn tags(command: &str) -> Vec<&str> {
+pub fn tags(command: &str) -> Vec<&str> {
     let tags = command.split('{').skip(1);
     tags.filter_map(|rest| rest.split('}').next()).collect()
 }

@@ -1,11 +1,13 @@
 //! A user and a password, TLS, sentinels, and a cluster whose masters share the work.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum_signout::Cause;
 use axum_signout::store::{RedisTokenStore, StoreErrorKind, Target, TokenStore};
 use axum_signout::testing::store_contract::account;
 
+use super::ear::{Ear, Told};
 use super::world::{entry, is_live, removal, sign_in};
 use crate::support::redis::{Certificates, RedisCluster, RedisServer, Replicated, free_port};
 
@@ -35,6 +37,87 @@ async fn a_user_sees_no_more_than_the_keys_of_the_prefix() {
         assert_eq!(error.kind(), StoreErrorKind::Unavailable, "{error}");
         assert!(!error.to_string().contains("falsch"));
     }
+}
+
+/// What is traced on this thread, from now on.
+fn traced() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+    struct Into(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Into {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let text = Arc::new(Mutex::new(Vec::new()));
+    let writer = text.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || Into(writer.clone()));
+    let guard = tracing::subscriber::set_default(subscriber.with_ansi(false).finish());
+    (text, guard)
+}
+
+#[tokio::test]
+async fn who_may_not_publish_signs_out_all_the_same_and_that_is_said_once() {
+    let (text, _guard) = traced();
+    let said = || {
+        let text = String::from_utf8(text.lock().unwrap().clone()).unwrap();
+        text.matches("are not announced to other nodes").count()
+    };
+    let server = RedisServer::start().await;
+    let rules = [
+        "ACL",
+        "SETUSER",
+        "app",
+        "on",
+        ">geheim",
+        "~shop:*",
+        "resetchannels",
+        "+@read",
+        "+@write",
+        "+@scripting",
+        "+@connection",
+        "+@pubsub",
+        "+time",
+    ];
+    server.cli(&rules);
+    let builder = RedisTokenStore::builder(server.url()).prefix("shop");
+    let store = builder.credentials("app", "geheim").build().unwrap();
+    let mut ear = Ear::early(&store);
+    let leave = async |number: u64| {
+        let ann = sign_in(&store, &account(number), entry("ann")).await;
+        let target = Target::Account(account(number));
+        let removed = store.remove(&target, &removal(Cause::UserSignOut)).await;
+        assert_eq!(removed.unwrap().len(), 1);
+        ann
+    };
+    leave(1).await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // It tries again and again.
+    let is_repeated = || {
+        let log = server.cli(&["ACL", "LOG"]);
+        let mut counts = log.lines().skip_while(|line| *line != "count");
+        counts
+            .nth(1)
+            .is_some_and(|count| count.parse::<u32>().is_ok_and(|n| n > 1))
+    };
+    while !is_repeated() {
+        assert!(Instant::now() < deadline, "it tries no more");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(said(), 1);
+    server.cli(&["ACL", "SETUSER", "app", "&shop:*"]);
+    assert_eq!(ear.next().await, Told::Missed);
+    let ann = leave(2).await;
+    assert_eq!(
+        ear.next().await,
+        Told::Ended(ann.address, Cause::UserSignOut)
+    );
+    assert_eq!(said(), 1);
 }
 
 #[tokio::test]
@@ -87,6 +170,16 @@ async fn a_server_with_tls_is_believed_if_its_authority_is_the_one_that_was_set(
         .unwrap();
     let ann = sign_in(&store, &account(1), entry("ann")).await;
     assert!(is_live(&store, &ann).await);
+    let mut ear = Ear::of(&store, 1).await;
+    let target = Target::SignIn(ann.address);
+    store
+        .remove(&target, &removal(Cause::UserSignOut))
+        .await
+        .unwrap();
+    assert_eq!(
+        ear.next().await,
+        Told::Ended(ann.address, Cause::UserSignOut)
+    );
     let other = Certificates::new().authority();
     let store = builder().root_certificate(other).build().unwrap();
     let error = store.load(&[ann]).await.unwrap_err();
@@ -102,11 +195,16 @@ async fn after_a_failover_the_store_goes_to_the_master_that_the_sentinels_name()
         .unwrap();
     let ann = sign_in(&store, &account(1), entry("ann")).await;
     let bob = sign_in(&store, &account(1), entry("bob")).await;
+    let mut ear = Ear::of(&store, 1).await;
     let target = Target::SignIn(ann.address);
     store
         .remove(&target, &removal(Cause::UserSignOut))
         .await
         .unwrap();
+    assert_eq!(
+        ear.next().await,
+        Told::Ended(ann.address, Cause::UserSignOut)
+    );
     assert_eq!(servers.master().cli(&["WAIT", "1", "10000"]), "1");
     servers.fail_over().await;
     // A connection that could not be made is not tried again at once.
@@ -118,4 +216,13 @@ async fn after_a_failover_the_store_goes_to_the_master_that_the_sentinels_name()
     );
     let carl = sign_in(&store, &account(2), entry("carl")).await;
     assert!(is_live(&store, &carl).await);
+    // Lost with the old master, and there again with the new one.
+    assert_eq!([ear.next().await, ear.next().await], [Told::Missed; 2]);
+    let target = Target::SignIn(carl.address);
+    store
+        .remove(&target, &removal(Cause::UserSignOut))
+        .await
+        .unwrap();
+    let told = Told::Ended(carl.address, Cause::UserSignOut);
+    assert_eq!(ear.next().await, told);
 }

@@ -12,5 +12,5 @@ pub mod example;
 pub mod faulty;
 pub mod held;
 pub mod http;
-mod process;
+pub mod process;
 pub mod redis;

@@ -92,6 +92,9 @@ impl RedisServer {
             "",
             "--appendonly",
             "no",
+            // A replica that gets its master's data as a file leaves it behind, and the next server would begin with it.
+            "--repl-diskless-load",
+            "swapdb",
         ];
         let first = first.map(String::from);
         let mut options_of_cluster = options.iter().skip_while(|option| *option != CLUSTER_FILE);
@@ -345,7 +348,7 @@ impl RedisServer {
 
     /// From now on replicas hear nothing of what happens here.
     pub fn stop_replicating(&self) {
-        self.cli(&["ACL", "SETUSER", "default", "-psync"]);
+        self.cli(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
         self.cli(&["CLIENT", "KILL", "TYPE", "replica"]);
     }
 }
@@ -519,6 +522,45 @@ impl RedisCluster {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Self { masters }
+    }
+
+    /// One more node, which copies what the first master has.
+    ///
+    /// # Panics
+    ///
+    /// When Redis is missing, or the two do not find each other within half a minute.
+    pub async fn replica_of_the_first(&self) -> RedisServer {
+        let name = format!("redis-{}-{}-replica", std::process::id(), free_port());
+        let file = std::env::temp_dir().join(name);
+        let (file, bus) = (file.to_string_lossy().into_owned(), free_port().to_string());
+        let options = ["--cluster-enabled", "yes", CLUSTER_FILE, &file];
+        let options = [&options[..], &["--cluster-port", &bus]].concat();
+        let replica = RedisServer::start_with(&options).await;
+        let first = &self.masters[0];
+        let port = replica.port.to_string();
+        first.cli(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+        let id = first.cli(&["CLUSTER", "MYID"]);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let wait_for = async |is_so: &dyn Fn() -> bool| {
+            while !is_so() {
+                assert!(Instant::now() < deadline, "the replica does not come up");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        wait_for(&|| replica.cli(&["CLUSTER", "NODES"]).contains(&id)).await;
+        wait_for(&|| replica.cli(&["CLUSTER", "REPLICATE", &id]) == "OK").await;
+        let is_up = || {
+            replica
+                .cli(&["INFO", "replication"])
+                .contains("master_link_status:up")
+        };
+        wait_for(&is_up).await;
+        let knows = |node: &RedisServer| {
+            let nodes = node.cli(&["CLUSTER", "NODES"]);
+            nodes.contains(&format!("slave {id}"))
+        };
+        wait_for(&|| self.masters.iter().all(knows)).await;
+        replica
     }
 
     pub fn urls(&self) -> Vec<String> {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::cluster::ClusterClient;
-use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, TlsCertificates,
-    TlsMode,
+    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError,
+    TlsCertificates, TlsMode,
 };
 
 use rustls::pki_types::CertificateDer;
@@ -18,8 +18,11 @@ use super::RedisTokenStore;
 use super::codec::Codec;
 use super::keys::Keys;
 use super::link::{Link, Servers};
+use super::masters::Masters;
 use super::replay::Replay;
 use super::room::Room;
+use super::subscription::Subscription;
+use super::tier::{MemoryTier, Tier};
 use super::time::Time;
 #[cfg(any(test, feature = "testing"))]
 use crate::clock::Clock;
@@ -52,6 +55,7 @@ pub struct RedisTokenStoreBuilder {
     max_selectors: Option<usize>,
     max_claims: usize,
     max_outbox: usize,
+    tier: Option<MemoryTier>,
     #[cfg(feature = "encryption")]
     keys: Option<KeyRing>,
     #[cfg(any(test, feature = "testing"))]
@@ -72,6 +76,7 @@ impl RedisTokenStoreBuilder {
             max_selectors: None,
             max_claims: 1_000_000,
             max_outbox: 100_000,
+            tier: None,
             #[cfg(feature = "encryption")]
             keys: None,
             #[cfg(any(test, feature = "testing"))]
@@ -154,6 +159,13 @@ impl RedisTokenStoreBuilder {
         self
     }
 
+    /// Keeps copies of sign-ins in this process' memory, for some seconds: most requests are then answered without a round trip. Default:
+    /// none, every request asks Redis. [`MemoryTier`] says what it costs: what a node does not hear of it may serve for a while.
+    pub fn memory_tier(mut self, tier: MemoryTier) -> Self {
+        self.tier = Some(tier);
+        self
+    }
+
     /// Encrypts tokens, accounts and sessions with these keys, the same on all nodes. Default: they are kept as they are, and whoever reads
     /// Redis, or a copy of its disk, has them.
     ///
@@ -181,18 +193,39 @@ impl RedisTokenStoreBuilder {
     /// none.
     pub fn build(self) -> Result<RedisTokenStore, ConfigError> {
         self.check()?;
-        let servers = self.servers()?;
+        let nodes = self.nodes()?;
+        let database = nodes.first().map_or(0, |node| node.redis_settings().db());
+        let wrong = |error: RedisError| ConfigError::InvalidUrl {
+            what: "redis url",
+            // Not as it was given: it may hold a password.
+            value: nodes
+                .first()
+                .map_or(String::new(), |node| node.addr().to_string()),
+            reason: error.category().to_owned(),
+        };
+        let servers = self.servers(&nodes).map_err(wrong)?;
+        let masters = self.masters(&nodes).map_err(wrong)?;
         let max_selectors = self
             .max_selectors
             .unwrap_or(self.max_sign_ins.saturating_mul(4));
-        let time = Time::new(matches!(servers, Servers::Cluster(_)));
+        let is_cluster = matches!(servers, Servers::Cluster(_));
+        let time = Time::new(is_cluster);
+        let keys = Arc::new(match is_cluster {
+            true => Keys::of_cluster(&self.prefix),
+            false => Keys::of_server(&self.prefix, database),
+        });
+        let subscription = Subscription::new(masters, keys.clone(), self.timeout);
         #[cfg(any(test, feature = "testing"))]
         let time = time.given(self.clock);
         #[cfg(feature = "encryption")]
         let codec = Codec::encrypted(self.keys);
         #[cfg(not(feature = "encryption"))]
         let codec = Codec::default();
-        let (keys, time) = (Arc::new(Keys::new(&self.prefix)), Arc::new(time));
+        let tier = self.tier.as_ref().map(|tier| Arc::new(Tier::new(tier)));
+        if let Some(tier) = &tier {
+            subscription.listen(tier.clone());
+        }
+        let time = Arc::new(time);
         let replay = Replay::new(keys.clone(), time.clone());
         Ok(RedisTokenStore {
             keys,
@@ -205,6 +238,8 @@ impl RedisTokenStoreBuilder {
             leases: Room::new(self.max_claims),
             outbox: Room::new(self.max_outbox),
             max_per_account: self.max_sign_ins_per_account,
+            subscription,
+            tier,
         })
     }
 
@@ -212,10 +247,11 @@ impl RedisTokenStoreBuilder {
         &self,
         nodes: &[ConnectionInfo],
         master: &str,
-        certificates: Option<TlsCertificates>,
-    ) -> redis::RedisResult<Servers> {
+        protocol: ProtocolVersion,
+    ) -> redis::RedisResult<SentinelClient> {
         let addresses = nodes.iter().map(|node| node.addr().clone());
-        let mut client = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?;
+        let mut client = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
+            .set_client_to_redis_protocol(protocol);
         if let Some(first) = nodes.first() {
             let settings = first.redis_settings();
             client = client.set_client_to_redis_db(settings.db());
@@ -235,13 +271,12 @@ impl RedisTokenStoreBuilder {
         if nodes.iter().any(is_secure) {
             client = client.set_client_to_redis_tls_mode(TlsMode::Secure);
         }
-        if let Some(certificates) = certificates {
+        if let Some(certificates) = self.certificates(nodes) {
             client = client
                 .set_client_to_redis_certificates(certificates.clone())
                 .set_client_to_sentinel_certificates(certificates);
         }
-        let client = client.build()?;
-        Ok(Servers::Sentinel(tokio::sync::Mutex::new(client)))
+        client.build()
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -253,6 +288,9 @@ impl RedisTokenStoreBuilder {
             ("max_outbox", self.max_outbox),
         ];
         check_limits(&limits)?;
+        if let Some(tier) = &self.tier {
+            tier.check()?;
+        }
         let timeouts = Duration::from_millis(10)..=Duration::from_secs(60);
         if !timeouts.contains(&self.timeout) {
             return Err(ConfigError::OutOfRange {
@@ -280,7 +318,7 @@ impl RedisTokenStoreBuilder {
         Ok(())
     }
 
-    fn servers(&self) -> Result<Servers, ConfigError> {
+    fn nodes(&self) -> Result<Vec<ConnectionInfo>, ConfigError> {
         let nodes = self.urls.iter().map(|url| node(url));
         let mut nodes: Vec<ConnectionInfo> = nodes.collect::<Result<_, _>>()?;
         if let (Some((user, password)), Kind::One | Kind::Cluster) = (&self.credentials, &self.kind)
@@ -290,41 +328,71 @@ impl RedisTokenStoreBuilder {
                 .map(|node| signed_in(node, user, password))
                 .collect();
         }
-        let Some(first) = nodes.first() else {
+        if nodes.is_empty() {
             return Err(ConfigError::Missing { what: "redis url" });
-        };
-        let is_secure = nodes.iter().any(is_secure);
-        if is_secure {
+        }
+        if nodes.iter().any(is_secure) {
             choose_crypto();
         }
-        let certificates = || TlsCertificates {
+        Ok(nodes)
+    }
+
+    /// Those to trust instead of the operating system's.
+    fn certificates(&self, nodes: &[ConnectionInfo]) -> Option<TlsCertificates> {
+        let root_cert = self.root_certificate.clone();
+        let is_own = root_cert.is_some() && nodes.iter().any(is_secure);
+        is_own.then_some(TlsCertificates {
             client_tls: None,
-            root_cert: self.root_certificate.clone(),
-        };
-        let own_root = is_secure && self.root_certificate.is_some();
-        let made = match &self.kind {
-            Kind::One if own_root => {
-                Client::build_with_tls(first.clone(), certificates()).map(Servers::One)
-            }
-            Kind::One => Client::open(first.clone()).map(Servers::One),
+            root_cert,
+        })
+    }
+
+    fn client(&self, node: &ConnectionInfo) -> redis::RedisResult<Client> {
+        match self.certificates(std::slice::from_ref(node)) {
+            Some(certificates) => Client::build_with_tls(node.clone(), certificates),
+            None => Client::open(node.clone()),
+        }
+    }
+
+    /// Where calls go. There is a node.
+    fn servers(&self, nodes: &[ConnectionInfo]) -> redis::RedisResult<Servers> {
+        match &self.kind {
+            Kind::One => self.client(&nodes[0]).map(Servers::One),
             Kind::Cluster => {
-                let mut cluster = ClusterClient::builder(nodes.clone())
+                let mut cluster = ClusterClient::builder(nodes.to_vec())
                     .connection_timeout(self.timeout)
                     .response_timeout(self.timeout);
-                if own_root {
-                    cluster = cluster.certs(certificates());
+                if let Some(certificates) = self.certificates(nodes) {
+                    cluster = cluster.certs(certificates);
                 }
                 cluster.build().map(Servers::Cluster)
             }
             Kind::Sentinel { master } => {
-                self.sentinels(&nodes, master, own_root.then(certificates))
+                let client = self.sentinels(nodes, master, ProtocolVersion::RESP2)?;
+                Ok(Servers::Sentinel(tokio::sync::Mutex::new(client)))
             }
+        }
+    }
+
+    /// Where announcements come from.
+    fn masters(&self, nodes: &[ConnectionInfo]) -> redis::RedisResult<Masters> {
+        let client = |node: &ConnectionInfo| {
+            let settings = node.redis_settings().clone();
+            let settings = settings.set_protocol(ProtocolVersion::RESP3);
+            self.client(&node.clone().set_redis_settings(settings))
         };
-        made.map_err(|error| ConfigError::InvalidUrl {
-            what: "redis url",
-            // Not as it was given: it may hold a password.
-            value: first.addr().to_string(),
-            reason: error.category().to_owned(),
+        Ok(match &self.kind {
+            Kind::One => Masters::One(Box::new(client(&nodes[0])?)),
+            Kind::Cluster => Masters::cluster(
+                nodes
+                    .iter()
+                    .map(client)
+                    .collect::<redis::RedisResult<_>>()?,
+            ),
+            Kind::Sentinel { master } => {
+                let client = self.sentinels(nodes, master, ProtocolVersion::RESP3)?;
+                Masters::Sentinel(Box::new(tokio::sync::Mutex::new(client)))
+            }
         })
     }
 }
@@ -420,6 +488,18 @@ mod tests {
             ("another scheme", one("https://127.0.0.1")),
             ("unchecked", one("rediss://127.0.0.1/#insecure")),
             ("no node", RedisTokenStore::cluster::<&str>([])),
+            (
+                "a tier for nobody",
+                one(url).memory_tier(MemoryTier::new().max_sign_ins(0)),
+            ),
+            (
+                "copies for too long",
+                one(url).memory_tier(MemoryTier::new().good_for(Duration::from_secs(61))),
+            ),
+            (
+                "copies for no time",
+                one(url).memory_tier(MemoryTier::new().good_for(Duration::ZERO)),
+            ),
         ];
         for (name, builder) in rows {
             assert!(builder.build().is_err(), "{name}");

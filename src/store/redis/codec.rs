@@ -12,6 +12,7 @@ use crate::account::Account;
 use crate::id::{Address, DownstreamName, OperationId, Selector};
 #[cfg(feature = "encryption")]
 use crate::key_ring::KeyRing;
+use crate::secret::wipe;
 use crate::store::{Entry, Lifetimes, Result, RetainedTokens, StoreError, StoreErrorKind};
 use crate::token::{AccessToken, Expiry, IdToken, TokenSet};
 
@@ -108,8 +109,8 @@ impl Codec {
         sealed: Vec<u8>,
         read: impl FnOnce(&[u8]) -> Option<T>,
     ) -> Option<T> {
-        let sealed = Zeroizing::new(sealed);
-        let plain = self.decrypted(place, &sealed);
+        let sealed = Wiped(sealed);
+        let plain = self.decrypted(place, &sealed.0);
         let opened = match plain.as_ref().and_then(|plain| plain.split_first()) {
             Some((&PLAIN, plain)) if plain.len() <= LARGEST => read(plain),
             _ => None,
@@ -196,6 +197,15 @@ impl Codec {
                 tokens: form.tokens.into_tokens(),
             })
         })
+    }
+}
+
+/// What Redis answered: the tokens themselves, unless they are encrypted.
+struct Wiped(Vec<u8>);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
     }
 }
 

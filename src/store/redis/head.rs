@@ -31,12 +31,10 @@ pub(super) struct Live<'a> {
 
 impl<'a> Head<'a> {
     pub(super) fn parse(field: &'a [u8]) -> Option<Self> {
-        let text = std::str::from_utf8(field).ok()?;
-        let (kind, rest) = text.split_once(':')?;
-        let mut parts = rest.split(':');
-        let mut number = || parts.next()?.parse::<u64>().ok();
-        match kind {
+        let mut parts = Parts(Some(std::str::from_utf8(field).ok()?));
+        match parts.next()? {
             "L" => {
+                let mut number = || parts.number();
                 let generation = Generation(number()?);
                 let created = Timestamp::from_micros(number()?);
                 let last_used = Timestamp::from_micros(number()?);
@@ -53,11 +51,30 @@ impl<'a> Head<'a> {
             }
             "X" => {
                 let cause = cause(parts.next()?)?;
-                let until = parts.next()?.parse().ok()?;
+                let until = parts.number()?;
                 Some(Self::Left(cause, Timestamp::from_micros(until)))
             }
             _ => None,
         }
+    }
+}
+
+/// What is between colons. Heads are short and every request reads one, so it goes byte by byte: a searcher for each part
+/// takes longer.
+struct Parts<'a>(Option<&'a str>);
+
+impl<'a> Parts<'a> {
+    fn next(&mut self) -> Option<&'a str> {
+        let left = self.0.take()?;
+        let Some(end) = left.bytes().position(|byte| byte == b':') else {
+            return Some(left);
+        };
+        self.0 = Some(&left[end + 1..]);
+        Some(&left[..end])
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        self.next()?.parse().ok()
     }
 }
 
@@ -75,6 +92,10 @@ impl Live<'_> {
 
     pub(super) fn touch_due(&self, now: Timestamp) -> bool {
         now.since(self.last_used) >= self.lifetimes.touch_interval()
+    }
+
+    pub(super) fn key_hash(&self) -> Option<KeyHash> {
+        KeyHash::parse(self.key)
     }
 
     pub(super) fn has_key(&self, key: &KeyHash) -> bool {

@@ -21,6 +21,13 @@
 //! | `session:<hash of its id>` | string | a session | with it |
 //! | `batch:<call>` | string | which sign-ins a call of `due` is about | after a minute |
 //!
+//! # Channels
+//!
+//! | channel | of | what is said |
+//! |---|---|---|
+//! | `<prefix>:news:<database>` | one server, and the master of sentinels | `E:<account>:<sign-in>:<cause>`: it has left; `C:<account>:<sign-in>`: its entry or its key is another; nothing: somebody has just subscribed |
+//! | `<prefix>:{a5}:news`, a shard's | each bucket of a cluster | the same |
+//!
 //! # Rules
 //!
 //! * What concerns one account lies in one slot and is changed by one script, which names every key that it touches: a
@@ -33,14 +40,22 @@
 //!   minute, the tokens of removed sign-ins included. So whatever the client sends again changes no answer.
 //! * What was done of late can be done again, by `replay.lua` and `close_again.lua`, with its own time: a failover may have
 //!   undone it.
-//! * Sign-ins leave in `take_out` of `account.lua` and nowhere else: whatever has to hear of it is told there.
+//! * Sign-ins leave in `take_out` of `account.lua` and nowhere else, and it announces that; so does whatever changes an entry or a
+//!   key. Announcing is part of the script, and fails without it: who may not publish signs out all the same.
+//! * A channel stands in `KEYS` as the keys of its slot do, so a slot that is being moved makes a script wait rather than announce
+//!   where nobody listens any more.
+//! * With a [`tier`](RedisTokenStoreBuilder::memory_tier), `load` may be answered by a copy; everything else asks Redis. Every call that changes a
+//!   sign-in says so to the tier before it is sent and when it has ended.
 
 mod builder;
 mod codec;
 mod head;
 mod keys;
 mod link;
+mod masters;
 mod names;
+#[allow(dead_code, reason = "a tier in memory needs all of it")]
+mod news;
 mod outbox;
 mod recent;
 mod replay;
@@ -52,6 +67,8 @@ mod selectors;
 mod sessions;
 mod sign_ins;
 mod store;
+mod subscription;
+mod tier;
 mod time;
 mod watch;
 
@@ -65,6 +82,9 @@ use self::link::Link;
 use self::room::Room;
 #[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
 pub use self::sessions::RedisSessionStore;
+use self::subscription::Subscription;
+use self::tier::Tier;
+pub use self::tier::{MemoryTier, TierStats};
 use self::time::Time;
 
 /// Keeps sign-ins in Redis or Valkey: several nodes share them, and a sign-out on one holds on all.
@@ -79,6 +99,25 @@ use self::time::Time;
 /// sign-out for as long as it is ahead; where a failover leads to a server whose clock is behind, sign-ins that were under
 /// way may pass a sign-out by as much, or be taken out when it is replayed although they came after it. While a master of a cluster is away nobody starts a sign-in, and expired sign-ins are
 /// not collected; requests and sign-outs of the others' accounts go on.
+///
+/// # Announcements
+///
+/// Nodes tell each other what has ended or changed, by publish and subscribe: that ends what handlers of other nodes wait for
+/// ([`Account::ended`](crate::Account::ended)) and calls the hooks of
+/// [`AuthBuilder::on_evict_everywhere`](crate::AuthBuilder::on_evict_everywhere). For that each node has one more connection, to each master of
+/// a cluster, from the moment when an [`Auth`](crate::Auth) with this store runs. It speaks RESP3, is asked once a second, counts as lost
+/// two seconds after a question that is not answered, and is then made anew, with up to two seconds between attempts. Who the masters are is looked up every
+/// five seconds. In a cluster the
+/// announcements go through sharded channels, which take Redis from 7.0 or Valkey; with an older one, sign-outs are not announced.
+///
+/// Nothing depends on hearing: what was missed is found out by looking, as without announcements. What they say are hashes of accounts, ids of
+/// sign-ins, and causes; whoever can publish there can end what runs for a sign-in whose account's hash and id they know, and nothing else.
+///
+/// # Permissions
+///
+/// A user with an ACL needs the keys `~<prefix>:*` and the channels `&<prefix>:*`: since Redis 7.0 a new user has no channels. Without them
+/// everything works but announcements, which the trace says once. The commands are those of `@read`, `@write`, `@scripting`, `@connection` and
+/// `@pubsub`, and `TIME`, `CLUSTER SLOTS` and, with sentinels, `ROLE` besides.
 ///
 /// # Durability
 ///
@@ -105,6 +144,11 @@ use self::time::Time;
 ///
 /// Set `maxmemory-policy` to `noeviction`; under any other Redis forgets marks and sign-ins as it likes. At `maxmemory`
 /// sign-ins are refused with [`StoreErrorKind::Full`](super::StoreErrorKind::Full).
+///
+/// # Memory tier
+///
+/// Without one every request asks Redis, and one that begins after a sign-out has returned, on whichever node, gets no token. With a
+/// [`memory_tier`](RedisTokenStoreBuilder::memory_tier) that holds on other nodes from when they hear of it: [`MemoryTier`] has the bounds.
 ///
 /// # Limits
 ///
@@ -147,6 +191,8 @@ pub struct RedisTokenStore {
     leases: Room,
     outbox: Room,
     max_per_account: usize,
+    subscription: Subscription,
+    tier: Option<Arc<Tier>>,
 }
 
 impl RedisTokenStore {
@@ -175,11 +221,24 @@ impl RedisTokenStore {
         RedisSessionStore::new(self.keys.clone(), self.codec.clone(), self.link.clone())
     }
 
+    /// How the [memory tier](RedisTokenStoreBuilder::memory_tier) does, if there is one.
+    #[must_use]
+    pub fn tier_stats(&self) -> Option<TierStats> {
+        self.tier.as_ref().map(|tier| tier.stats())
+    }
+
     /// How many values this node found that it could not read. They count as not there: those of a newer version, or what
     /// somebody else wrote.
     #[must_use]
     pub fn unreadable(&self) -> u64 {
         self.codec.unreadable()
+    }
+
+    /// How many messages this node got on the channels of announcements that were none, and passed over: somebody else publishes there,
+    /// or a newer version does.
+    #[must_use]
+    pub fn unreadable_announcements(&self) -> u64 {
+        self.subscription.ignored()
     }
 }
 

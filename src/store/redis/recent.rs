@@ -133,6 +133,10 @@ pub(super) enum Done {
     Closing(Closed),
     Write(Written),
     /// A session was deleted, or was to be. By the hash of its id.
+    #[cfg_attr(
+        not(any(feature = "tower-sessions-015", feature = "tower-sessions-014")),
+        allow(dead_code, reason = "there are no sessions")
+    )]
     Session([u8; 32]),
 }
 
@@ -334,6 +338,10 @@ impl Recent {
     }
 
     /// Whether this node has deleted a session.
+    #[cfg_attr(
+        not(any(feature = "tower-sessions-015", feature = "tower-sessions-014")),
+        allow(dead_code, reason = "there are no sessions")
+    )]
     pub(super) fn deleted(&self, session: &[u8; 32]) -> bool {
         let deleted = self.find(session[0], |done| match done {
             Done::Session(name) if name == session => Some(()),

@@ -1,5 +1,6 @@
 //! Sign-ins: looking them up, and taking them out.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -11,6 +12,7 @@ use super::recent::Done;
 use super::reply::{self, Reply, unexpected};
 use super::room::Room;
 use super::script::{self, Call};
+use super::tier::Change;
 use super::time::{lifetime, seconds};
 use crate::cause::Cause;
 use crate::clock::Timestamp;
@@ -22,6 +24,9 @@ use crate::store::{
 
 /// At first each bucket adds so many to a batch of due sign-ins: one account's do not keep the others waiting.
 const FAIR_SHARE: usize = 8;
+
+/// Room for `HMGET`, a key and two fields: a command that has to grow costs several times as much.
+const FIELDS_SIZE: usize = 256;
 
 /// How often another sign-in is looked for when the one that was to leave is gone already.
 const TRIES: usize = 8;
@@ -62,6 +67,15 @@ pub(super) fn rule(rule: RevokeRule) -> &'static str {
 
 pub(super) fn flag(value: bool) -> &'static str {
     if value { "1" } else { "0" }
+}
+
+/// A field of an account's hash that is a sign-in's.
+fn field(kind: &str, id: &SignInId) -> String {
+    let mut field = String::with_capacity(24);
+    field.push_str(kind);
+    // Writing to a string does not fail.
+    let _ = write!(field, "{id}");
+    field
 }
 
 impl RedisTokenStore {
@@ -107,8 +121,8 @@ impl RedisTokenStore {
         fields: &[String],
     ) -> Result<(Timestamp, Vec<Value>)> {
         let bucket = account.bucket();
-        let mut get = redis::cmd("HMGET");
-        get.arg(self.keys.account(account)).arg(fields);
+        let mut get = Cmd::with_capacity(2 + fields.len(), FIELDS_SIZE);
+        get.arg("HMGET").arg(self.keys.account(account)).arg(fields);
         let (now, values) = match self.time.read(bucket) {
             Some(now) => (now, self.link.send(&get).await?),
             None => {
@@ -127,8 +141,21 @@ impl RedisTokenStore {
         }
     }
 
+    /// What a request begins with: a copy, where there is one.
+    pub(super) async fn open(&self, address: &Address, key: &KeyHash) -> Result<Lookup> {
+        if let Some(tier) = &self.tier {
+            self.subscription.start();
+            if let Some(stored) = tier.find(address, key, &self.time) {
+                return Ok(Lookup::Live(stored));
+            }
+        }
+        self.look_up(address, Some(key)).await
+    }
+
     pub(super) async fn look_up(&self, address: &Address, key: Option<&KeyHash>) -> Result<Lookup> {
-        let fields = [format!("h{}", address.id), format!("b{}", address.id)];
+        let tier = self.tier.as_ref();
+        let load = tier.and_then(|tier| tier.load(address, &self.time));
+        let fields = ["h", "b"].map(|kind| field(kind, &address.id));
         let (now, values) = self.fields(&address.account, &fields).await?;
         let mut values = values.into_iter();
         let mut next = || reply::maybe_bytes(values.next().unwrap_or_default());
@@ -150,18 +177,35 @@ impl RedisTokenStore {
         if key.is_some_and(|key| !live.has_key(key)) {
             return Ok(Lookup::Moved);
         }
+        let size = body.as_ref().map_or(0, Vec::len);
         let entry = body.and_then(|body| self.codec.open_entry(address, body));
-        Ok(match entry {
-            None => Lookup::Gone(None),
-            Some(entry) => Lookup::Live(Stored {
-                entry: Arc::new(entry),
-                generation: live.generation,
-                created: live.created,
-                last_used: live.last_used,
-                expires,
-                touch_due: live.touch_due(now),
-            }),
-        })
+        let Some(entry) = entry else {
+            return Ok(Lookup::Gone(None));
+        };
+        let stored = Stored {
+            entry: Arc::new(entry),
+            generation: live.generation,
+            created: live.created,
+            last_used: live.last_used,
+            expires,
+            touch_due: live.touch_due(now),
+        };
+        if let Some(load) = load {
+            load.keep(&live, &stored, size, now);
+        }
+        Ok(Lookup::Live(stored))
+    }
+
+    /// To be called before a call is sent after which copies of the account's sign-ins are stale, and kept until it has ended.
+    pub(super) fn changing<'a>(&'a self, account: &'a AccountHash) -> Option<Change<'a>> {
+        let tier = self.tier.as_ref();
+        tier.map(|tier| tier.change(account, None))
+    }
+
+    /// The same of a call about one sign-in.
+    pub(super) fn changing_one<'a>(&'a self, address: &'a Address) -> Option<Change<'a>> {
+        let tier = self.tier.as_ref();
+        tier.map(|tier| tier.change(&address.account, Some(address)))
     }
 
     /// Why this node has taken out what it finds, if it did: in a cluster some of what a failover brought back may be read
@@ -233,6 +277,13 @@ impl RedisTokenStore {
         Ok(all)
     }
 
+    /// Their copies.
+    pub(super) fn wipe(&self, removed: &[Removed]) {
+        if let Some(tier) = &self.tier {
+            removed.iter().for_each(|one| tier.forget(&one.address));
+        }
+    }
+
     pub(super) fn waiting(removed: &[Removed]) -> u64 {
         removed.iter().filter(|removed| removed.to_revoke).count() as u64
     }
@@ -278,9 +329,11 @@ impl RedisTokenStore {
             Leaving::Due(ids) => call.arg("due").args(ids.iter().map(SignInId::to_string)),
             Leaving::Evict(id) => call.arg("evict").arg(id.to_string()),
         };
+        let _change = self.changing(account);
         let answered = self.run_noted(account.bucket(), call).await?;
         let (mut reply, at) = (answered.reply, answered.at);
         let removed = self.removed(account, reply.list()?)?;
+        self.wipe(&removed);
         if reply.flag()? {
             self.outbox.used(Self::waiting(&removed));
         }

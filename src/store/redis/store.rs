@@ -1,7 +1,7 @@
 //! The calls, each put together of the steps that lie in one slot.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ use futures_util::future::{join_all, try_join_all};
 
 use super::RedisTokenStore;
 use super::names;
+use super::news::{Buckets, Listener, News};
 use super::recent::{Done, Written};
 use super::reply::{self, Reply, unexpected};
 use super::script;
@@ -21,14 +22,51 @@ use crate::id::{
 };
 use crate::store::{
     Claim, Created, Downstream, Entry, Generation, Lease, Lookup, OutboxItem, Registered, Removal,
-    Removed, Replaced, Result, RetainedTokens, SignInInfo, Started, StoreStats, Target, TokenStore,
+    Removed, Replaced, Result, RetainedTokens, SignInInfo, Started, StoreListener, StoreStats,
+    Target, TokenStore,
 };
 use crate::token::AccessToken;
+
+/// A listener of the store. It does not hear of buckets: it looks at everything anew.
+struct PassedOn(Weak<dyn StoreListener>);
+
+impl PassedOn {
+    fn tell(&self, tell: impl FnOnce(&dyn StoreListener)) {
+        if let Some(listener) = self.0.upgrade() {
+            tell(&*listener);
+        }
+    }
+}
+
+impl Listener for PassedOn {
+    fn heard(&self, news: &News) {
+        self.tell(|listener| match news {
+            News::Ended { address, cause } => listener.ended(address, *cause),
+            News::Changed { address } => listener.changed(address),
+        });
+    }
+
+    fn lost(&self, _: &Buckets) {
+        self.tell(|listener| listener.missed());
+    }
+
+    fn stands(&self, _: &Buckets) {
+        self.tell(|listener| listener.missed());
+    }
+
+    fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
 
 #[async_trait]
 impl TokenStore for RedisTokenStore {
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn listen(&self, listener: Weak<dyn StoreListener>) {
+        self.subscription.listen(Arc::new(PassedOn(listener)));
     }
 
     async fn now(&self) -> Result<Timestamp> {
@@ -104,11 +142,14 @@ impl TokenStore for RedisTokenStore {
             self.leave(members()).await;
             return Ok(Created::Refused);
         }
+        // Those that have to leave are of the same account.
+        let _change = self.changing(&address.account);
         let answered = self.run_noted(address.account.bucket(), call).await?;
         let (mut reply, at) = (answered.reply, answered.at);
         match reply.text()?.as_str() {
             "D" => {
                 let mut evicted = self.removed(&address.account, reply.list()?)?;
+                self.wipe(&evicted);
                 let done = Done::removal(&address.account, None, removal, at, &evicted);
                 if let Some(done) = done
                     && let Err(error) = self.link.remember(answered.connection, done).await
@@ -139,8 +180,12 @@ impl TokenStore for RedisTokenStore {
     async fn load(&self, locators: &[Locator]) -> Result<Vec<Lookup>> {
         let look_up = |locator: &Locator| {
             let (address, key) = (locator.address, locator.key.hash());
-            async move { self.look_up(&address, Some(&key)).await }
+            async move { self.open(&address, &key).await }
         };
+        // Most sessions hold one.
+        if let [locator] = locators {
+            return Ok(vec![look_up(locator).await?]);
+        }
         // All are sent before the first answer is waited for.
         try_join_all(locators.iter().map(look_up)).await
     }
@@ -152,6 +197,8 @@ impl TokenStore for RedisTokenStore {
     async fn touch(&self, address: &Address) -> Result<bool> {
         let call = self.about(&script::TOUCH, &address.account);
         let call = call.arg(address.id.to_string());
+        // Copies say that it is due: no more requests are to hear that.
+        let _change = self.changing_one(address);
         self.run(address.account.bucket(), call).await?.flag()
     }
 
@@ -172,6 +219,7 @@ impl TokenStore for RedisTokenStore {
             .arg(flag(entry.tokens.is_offline()))
             .arg(subjects(&entry))
             .arg(self.codec.seal_entry(address, &entry)?);
+        let _change = self.changing_one(address);
         let answered = self
             .run_noted(address.account.bucket(), call.clone())
             .await?;
@@ -219,6 +267,7 @@ impl TokenStore for RedisTokenStore {
             .arg(address.id.to_string())
             .arg(locator.key.hash().to_string())
             .arg(new_key.to_string());
+        let _change = self.changing_one(address);
         self.run(address.account.bucket(), call).await?.flag()
     }
 

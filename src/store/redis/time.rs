@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use std::sync::Arc;
 
 use super::keys::BUCKETS;
+use super::news::Moment;
 use crate::clock::{Clock, SystemClock, Timestamp};
 
 /// For how long what Redis said about its time is good for the next reads.
@@ -28,6 +29,13 @@ struct Anchor {
     at: Instant,
     /// Notices a machine that slept, which [`Instant`] does not.
     steady: Timestamp,
+}
+
+/// A moment of this node's.
+pub(super) enum Stamp {
+    Real(Moment),
+    /// By the clock that a test gave.
+    Given(Timestamp),
 }
 
 /// Every answer of a script tells the time of the server that ran it. Until a second later the next reads count from
@@ -69,6 +77,23 @@ impl Time {
     #[cfg(not(any(test, feature = "testing")))]
     pub(super) fn test_clock(&self) -> Option<&dyn Clock> {
         None
+    }
+
+    /// The present moment of this node, to count from.
+    pub(super) fn stamp(&self) -> Stamp {
+        match self.test_clock() {
+            Some(clock) => Stamp::Given(clock.steady()),
+            None => Stamp::Real(Moment::now()),
+        }
+    }
+
+    pub(super) fn since(&self, stamp: &Stamp) -> Duration {
+        match stamp {
+            Stamp::Real(moment) => moment.elapsed(),
+            Stamp::Given(then) => self
+                .test_clock()
+                .map_or(Duration::MAX, |clock| clock.steady().since(*then)),
+        }
     }
 
     /// The first two arguments of every script.

@@ -103,6 +103,12 @@ local function write_ids(all)
   end
 end
 
+-- Tells every node that its copy of a sign-in is stale. Nothing fails where that is not allowed, or not known yet.
+local function announce(what, id, cause)
+  local publish = string.find(news, '{', 1, true) and 'SPUBLISH' or 'PUBLISH'
+  redis.pcall(publish, news, what .. ':' .. owner .. ':' .. id .. (cause and ':' .. cause or ''))
+end
+
 -- Leaves the cause of the first removal, for as long as the longest.
 local function bury(id, cause, mark_for)
   local _, had, had_until = read(id)
@@ -142,6 +148,7 @@ local function take_out(s, cause, how)
   redis.call('ZREM', due, owner .. s.id)
   bury(s.id, cause, how.mark_for)
   write_ids(left)
+  announce('E', s.id, cause)
   local wanted = how.revoke == 'All' or (how.revoke == 'UnlessOffline' and s.offline == '0')
     or (how.revoke == 'OnlySignIn' and others == 0)
   local waits = 0

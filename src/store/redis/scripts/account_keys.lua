@@ -15,7 +15,8 @@
 --       due       sorted set of the bucket: account .. id, by when its time is up
 --       items, ready, age   outbox of the bucket
 --       derived   sorted set of the bucket: account .. id, by the number of its downstream tokens
+--       news      no key but a channel: for all of the database, or in a cluster for the bucket, and so with a hash tag
 -- ARGV[3]         the account
 
-local account, ending, due, items, ready, age, derived = unpack(KEYS)
+local account, ending, due, items, ready, age, derived, news = unpack(KEYS)
 local owner = ARGV[3]

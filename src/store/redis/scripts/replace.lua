@@ -18,6 +18,7 @@ s.generation = s.generation + 1
 s.idle, s.absolute, s.offline = tonumber(idle), tonumber(absolute), offline
 write(s)
 redis.call('HSET', account, 'b' .. id, body, 't' .. id, subjects)
+announce('C', id)
 
 -- Downstream tokens go with the token that they were obtained with.
 local names, count = '', 0
