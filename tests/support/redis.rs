@@ -14,12 +14,17 @@ const WATCH: &str = r#"
     { redis-server "$@"; echo 'no server'; } </dev/null &
     cat >/dev/null
     exec >/dev/null 2>&1
-    rm -f "$REMOVE"
+    rm -f "$REMOVE" "$COPY"
     kill -s KILL -- -$$
 "#;
 
 /// Redis insists on writing down who is in the cluster.
 const CLUSTER_FILE: &str = "--cluster-config-file";
+
+/// A replica keeps what its master sent, and every server begins with what is in the file of that name: each has its own.
+fn copy_of(port: u16) -> String {
+    format!("redis-{}-{port}.rdb", std::process::id())
+}
 
 /// What a server says when it is up, and what a sentinel says.
 const READY: &str = "Ready to accept connections";
@@ -81,13 +86,18 @@ impl RedisServer {
 
     fn on(port: u16, options: &[String]) -> Option<Self> {
         let number = port.to_string();
+        let directory = std::env::temp_dir();
+        let directory = directory.to_string_lossy();
+        let copy = copy_of(port);
         let first = [
             "--port",
             &number,
             "--bind",
             "127.0.0.1",
             "--dir",
-            "/",
+            &directory,
+            "--dbfilename",
+            &copy,
             "--save",
             "",
             "--appendonly",
@@ -131,6 +141,7 @@ impl RedisServer {
         let mut command = Command::new("sh");
         command
             .env("REMOVE", remove)
+            .env("COPY", std::env::temp_dir().join(copy_of(port)))
             .args(["-c", WATCH, "sh"])
             .args(options);
         let mut process = TiedProcess::spawn(command, NEEDED);
