@@ -100,8 +100,8 @@ pub enum SessionOutcome {
     /// Its cookie is removed, but the session store could not delete the record, which opens nothing any more.
     NotDeleted,
     /// Its cookie is removed, but the session store could not read the record. What sign-ins it names is not known, so they are not
-    /// evicted, and their tokens not revoked, until they expire. Unless the store was back a moment later to delete the record, a copy
-    /// of the cookie opens them until then.
+    /// evicted, and their tokens not revoked, until they expire. Until then a copy of the cookie opens them once the store is back, unless
+    /// it was back a moment later to delete the record. Not so with `RedisSessionStore`, which deletes it as soon as it can.
     Unread,
 }
 

@@ -263,7 +263,7 @@ fn new_selectors(old: &Entry, next: &Entry, by_subject: bool) -> Vec<Selector> {
     wanted
 }
 
-fn same_refresh_token(one: &Entry, two: &Entry) -> bool {
+pub(super) fn same_refresh_token(one: &Entry, two: &Entry) -> bool {
     match (one.tokens.refresh_token(), two.tokens.refresh_token()) {
         (Some(one), Some(two)) => crate::id::same_secret(one.secret(), two.secret()),
         (None, None) => true,

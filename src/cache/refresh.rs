@@ -14,6 +14,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
+use super::answer::same_refresh_token;
 use super::back_off::Trouble;
 use super::evict::Order;
 use super::inner::Cache;
@@ -86,6 +87,14 @@ pub(super) fn put_off(left: Duration) -> Error {
         "the provider is not available; it is asked again later",
     )
     .with_retry_after(left)
+}
+
+/// Another refresh was faster.
+fn changed() -> Error {
+    Error::new(
+        ErrorKind::ProviderUnavailable,
+        "the sign-in's tokens changed during a refresh",
+    )
 }
 
 /// What is left of a lease must cover the request that it guards, with room for a slow machine.
@@ -335,20 +344,31 @@ impl Cache {
         let asked = Instant::now();
         let left_of_lease = match self.0.store.lease(name, holder, self.lease_time()).await {
             // An answer that was long on its way tells what was left when it set out.
-            Ok(Lease::Held(left))
-                if left.saturating_sub(asked.elapsed()) >= provider.timeout() + LEASE_SLACK =>
-            {
-                left
-            }
-            Ok(_) => {
-                let error = Error::new(
-                    ErrorKind::ProviderUnavailable,
-                    "too little is left of the refresh lease",
-                );
-                return (Err(error), true);
-            }
+            Ok(Lease::Held(left)) => left,
+            Ok(Lease::Busy(_)) => Duration::ZERO,
             Err(error) => return (Err(error.into()), true),
         };
+        // A process that stood still may have been given the lease anew, with another node's refresh in between: then the
+        // refresh token that was read before is spent.
+        let before = stored;
+        let stored = match self.at(&address).await {
+            Ok(stored) => stored,
+            Err(error) => return (Err(error), true),
+        };
+        if !same_refresh_token(&stored.entry, &before.entry) {
+            let answer = match self.settles(&stored, wanted) {
+                true => Ok(stored),
+                false => Err(changed()),
+            };
+            return (answer, true);
+        }
+        if left_of_lease.saturating_sub(asked.elapsed()) < provider.timeout() + LEASE_SLACK {
+            let error = Error::new(
+                ErrorKind::ProviderUnavailable,
+                "too little is left of the refresh lease",
+            );
+            return (Err(error), true);
+        }
         // The store may still have what this node has ended: its removal is pending.
         if flag.ended() || self.held_back(flag, &stored).is_some() {
             return (Err(ended()), true);
@@ -417,10 +437,7 @@ impl Cache {
         if self.settles(&now, wanted) {
             return Ok(now);
         }
-        Err(Error::new(
-            ErrorKind::ProviderUnavailable,
-            "the sign-in's tokens changed during a refresh",
-        ))
+        Err(changed())
     }
 
     /// Whether another sign-in took its place. What this node knows comes first: a store forgets in time why a sign-in left, and

@@ -12,6 +12,7 @@ mod measured;
 mod news;
 mod nodes;
 mod outages;
+mod replay;
 mod resent;
 mod round_trips;
 mod servers;

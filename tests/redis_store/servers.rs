@@ -9,7 +9,7 @@ use axum_signout::testing::store_contract::account;
 
 use super::ear::{Ear, Told};
 use super::world::{entry, is_live, removal, sign_in};
-use crate::support::redis::{Certificates, RedisCluster, RedisServer, free_port};
+use crate::support::redis::{Certificates, RedisCluster, RedisServer, Replicated, free_port};
 
 #[tokio::test]
 async fn a_user_sees_no_more_than_the_keys_of_the_prefix() {
@@ -196,31 +196,8 @@ async fn a_server_with_tls_is_believed_if_its_authority_is_the_one_that_was_set(
 
 #[tokio::test]
 async fn after_a_failover_the_store_goes_to_the_master_that_the_sentinels_name() {
-    let master = RedisServer::start().await;
-    let port = master.port().to_string();
-    let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
-    let sentinel = RedisServer::start_sentinel(master.port(), "main").await;
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let wait_for = async |what: &str, is_so: &dyn Fn() -> bool| {
-        while !is_so() {
-            assert!(Instant::now() < deadline, "{what}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let knows_replica = || {
-        sentinel
-            .cli(&["SENTINEL", "REPLICAS", "main"])
-            .contains("flags\nslave")
-    };
-    wait_for("the sentinel sees the replica", &|| {
-        knows_replica()
-            && replica
-                .cli(&["INFO", "replication"])
-                .contains("master_link_status:up")
-    })
-    .await;
-
-    let store = RedisTokenStore::sentinel([sentinel.url()], "main")
+    let mut servers = Replicated::start().await;
+    let store = RedisTokenStore::sentinel([servers.sentinel.url()], "main")
         .build()
         .unwrap();
     let ann = sign_in(&store, &account(1), entry("ann")).await;
@@ -235,20 +212,8 @@ async fn after_a_failover_the_store_goes_to_the_master_that_the_sentinels_name()
         ear.next().await,
         Told::Ended(ann.address, Cause::UserSignOut)
     );
-    assert_eq!(master.cli(&["WAIT", "1", "10000"]), "1");
-    assert!(replica.cli(&["DBSIZE"]) == master.cli(&["DBSIZE"]));
-    drop(master);
-    wait_for("the replica is promoted", &|| {
-        replica
-            .cli(&["INFO", "replication"])
-            .contains("role:master")
-    })
-    .await;
-    wait_for("the sentinel says so", &|| {
-        let address = sentinel.cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
-        address.contains(&replica.port().to_string())
-    })
-    .await;
+    assert_eq!(servers.master().cli(&["WAIT", "1", "10000"]), "1");
+    servers.fail_over().await;
     // A connection that could not be made is not tried again at once.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(is_live(&store, &bob).await);

@@ -14,12 +14,17 @@ const WATCH: &str = r#"
     { redis-server "$@"; echo 'no server'; } </dev/null &
     cat >/dev/null
     exec >/dev/null 2>&1
-    rm -f "$REMOVE"
+    rm -f "$REMOVE" "$COPY"
     kill -s KILL -- -$$
 "#;
 
 /// Redis insists on writing down who is in the cluster.
 const CLUSTER_FILE: &str = "--cluster-config-file";
+
+/// A replica keeps what its master sent, and every server begins with what is in the file of that name: each has its own.
+fn copy_of(port: u16) -> String {
+    format!("redis-{}-{port}.rdb", std::process::id())
+}
 
 /// What a server says when it is up, and what a sentinel says.
 const READY: &str = "Ready to accept connections";
@@ -105,17 +110,25 @@ impl RedisServer {
 
     fn on(port: u16, options: &[String]) -> Option<Self> {
         let number = port.to_string();
+        let directory = std::env::temp_dir();
+        let directory = directory.to_string_lossy();
+        let copy = copy_of(port);
         let first = [
             "--port",
             &number,
             "--bind",
             "127.0.0.1",
             "--dir",
-            "/",
+            &directory,
+            "--dbfilename",
+            &copy,
             "--save",
             "",
             "--appendonly",
             "no",
+            // A replica that gets its master's data as a file leaves it behind, and the next server would begin with it.
+            "--repl-diskless-load",
+            "swapdb",
         ];
         let first = first.map(String::from);
         let mut options_of_cluster = options.iter().skip_while(|option| *option != CLUSTER_FILE);
@@ -152,6 +165,7 @@ impl RedisServer {
         let mut command = Command::new("sh");
         command
             .env("REMOVE", remove)
+            .env("COPY", std::env::temp_dir().join(copy_of(port)))
             .args(["-c", WATCH, "sh"])
             .args(options);
         let mut process = TiedProcess::spawn(command, NEEDED);
@@ -241,6 +255,188 @@ impl RedisServer {
                 seen.push(command.to_owned());
             }
         }
+    }
+}
+
+/// A server that goes away, and comes back with what it wrote to its disk when it was told to.
+#[derive(Debug)]
+pub struct Snapshots {
+    directory: std::path::PathBuf,
+    port: u16,
+    server: Option<RedisServer>,
+}
+
+impl Snapshots {
+    /// # Panics
+    ///
+    /// When Redis is missing.
+    pub async fn start() -> Self {
+        let mut made = Self::away();
+        let server = RedisServer::start_with(&made.options()).await;
+        made.port = server.port();
+        made.server = Some(server);
+        made
+    }
+
+    /// One that is not there yet.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no place for its files.
+    pub fn away() -> Self {
+        let port = free_port();
+        let name = format!("redis-dump-{}-{port}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).expect("a directory for tests");
+        Self {
+            directory,
+            port,
+            server: None,
+        }
+    }
+
+    fn options(&self) -> [&str; 2] {
+        ["--dir", self.directory.to_str().expect("it is text")]
+    }
+
+    /// # Panics
+    ///
+    /// When it is away.
+    pub fn server(&self) -> &RedisServer {
+        self.server.as_ref().expect("it runs")
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn save(&self) {
+        self.server().cli(&["SAVE"]);
+    }
+
+    /// Killed: what was not saved is lost.
+    pub fn kill(&mut self) {
+        self.server = None;
+    }
+
+    /// What was saved is lost as well.
+    pub fn wipe(&self) {
+        let _ = std::fs::remove_file(self.directory.join("dump.rdb"));
+    }
+
+    /// There again, with what was saved.
+    ///
+    /// # Panics
+    ///
+    /// When the port is taken by now.
+    pub async fn come_back(&mut self) {
+        let server = RedisServer::start_at_with(self.port, &self.options()).await;
+        self.server = Some(server);
+    }
+
+    /// # Panics
+    ///
+    /// When the port is taken by now.
+    pub async fn restart(&mut self) {
+        self.kill();
+        self.come_back().await;
+    }
+}
+
+impl Drop for Snapshots {
+    fn drop(&mut self) {
+        self.server = None;
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A master, its replica, and a sentinel that knows them as `main`.
+#[derive(Debug)]
+pub struct Replicated {
+    master: Option<RedisServer>,
+    pub replica: RedisServer,
+    pub sentinel: RedisServer,
+}
+
+/// Looks again until it is so.
+///
+/// # Panics
+///
+/// When it is not so within a minute.
+pub async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+impl RedisServer {
+    /// Goes on as a replica of another, and has all that it has.
+    async fn has_copied(&self) {
+        wait_until("the replica has copied its master", || {
+            self.cli(&["INFO", "replication"])
+                .contains("master_link_status:up")
+        })
+        .await;
+    }
+
+    /// From now on replicas hear nothing of what happens here.
+    pub fn stop_replicating(&self) {
+        self.cli(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
+        self.cli(&["CLIENT", "KILL", "TYPE", "replica"]);
+    }
+}
+
+impl Replicated {
+    /// # Panics
+    ///
+    /// When Redis is missing, or they do not find each other within a minute.
+    pub async fn start() -> Self {
+        let master = RedisServer::start().await;
+        let port = master.port().to_string();
+        let options = ["--replicaof", "127.0.0.1", &port];
+        let replica = RedisServer::start_with(&options).await;
+        let sentinel = RedisServer::start_sentinel(master.port(), "main").await;
+        wait_until("the sentinel sees the replica", || {
+            let replicas = sentinel.cli(&["SENTINEL", "REPLICAS", "main"]);
+            replicas.contains("flags\nslave")
+        })
+        .await;
+        replica.has_copied().await;
+        Self {
+            master: Some(master),
+            replica,
+            sentinel,
+        }
+    }
+
+    /// # Panics
+    ///
+    /// When it was killed.
+    pub fn master(&self) -> &RedisServer {
+        self.master.as_ref().expect("it runs")
+    }
+
+    /// Kills the master, and waits until the replica is in its place.
+    ///
+    /// # Panics
+    ///
+    /// When that takes longer than a minute.
+    pub async fn fail_over(&mut self) {
+        self.master = None;
+        wait_until("the replica is promoted", || {
+            self.replica
+                .cli(&["INFO", "replication"])
+                .contains("role:master")
+        })
+        .await;
+        wait_until("the sentinel says so", || {
+            let name = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"];
+            let port = self.replica.port().to_string();
+            self.sentinel.cli(&name).contains(&port)
+        })
+        .await;
     }
 }
 
@@ -411,5 +607,52 @@ impl RedisCluster {
 
     pub fn masters(&self) -> &[RedisServer] {
         &self.masters
+    }
+
+    /// A replica of one of the masters, which all know of.
+    ///
+    /// # Panics
+    ///
+    /// When they do not find each other within a minute.
+    pub async fn replica_of(&self, master: &RedisServer) -> RedisServer {
+        let name = format!("redis-{}-{}-replica", std::process::id(), free_port());
+        let file = std::env::temp_dir().join(name);
+        let file = file.to_string_lossy().into_owned();
+        let bus = free_port().to_string();
+        let replica = RedisServer::start_with(&[
+            "--cluster-enabled",
+            "yes",
+            CLUSTER_FILE,
+            &file,
+            "--cluster-port",
+            &bus,
+        ])
+        .await;
+        let own = replica.port.to_string();
+        master.cli(&["CLUSTER", "MEET", "127.0.0.1", &own, &bus]);
+        let id = master.cli(&["CLUSTER", "MYID"]);
+        wait_until("the replica meets its master", || {
+            replica.cli(&["CLUSTER", "NODES"]).contains(&id)
+        })
+        .await;
+        wait_until("the master is known to be one", || {
+            let replicate = Command::new("redis-cli")
+                .args(["-p", &own, "CLUSTER", "REPLICATE", &id])
+                .output();
+            replicate.is_ok_and(|output| output.stdout.starts_with(b"OK"))
+        })
+        .await;
+        replica.has_copied().await;
+        let knows_all = |server: &RedisServer| {
+            let nodes = server.cli(&["CLUSTER", "NODES"]);
+            let port = format!(":{own}@");
+            let mut nodes = nodes.lines();
+            nodes.any(|node| node.contains(&port) && node.contains("slave"))
+        };
+        wait_until("all know the replica", || {
+            self.masters.iter().all(knows_all)
+        })
+        .await;
+        replica
     }
 }

@@ -49,7 +49,8 @@ impl OwnRedis {
         let mut command = Command::new("sh");
         command.args(["-c", WATCH, "sh", "--bind", "127.0.0.1"]);
         command.args(["--port", &port.to_string()]);
-        // Nothing on disk, and no user is dropped for lack of memory.
+        // Nothing is written to disk, nothing that is there is read, and no user is dropped for lack of memory.
+        command.args(["--dbfilename", &format!("cluster-{port}.rdb")]);
         command.args(["--save", "", "--appendonly", "no"]);
         command.args(["--maxmemory-policy", "noeviction"]);
         command

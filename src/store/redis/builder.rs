@@ -19,6 +19,7 @@ use super::codec::Codec;
 use super::keys::Keys;
 use super::link::{Link, Servers};
 use super::masters::Masters;
+use super::replay::Replay;
 use super::room::Room;
 use super::subscription::Subscription;
 use super::tier::{MemoryTier, Tier};
@@ -207,9 +208,9 @@ impl RedisTokenStoreBuilder {
         let max_selectors = self
             .max_selectors
             .unwrap_or(self.max_sign_ins.saturating_mul(4));
-        let link = Link::new(servers, self.timeout);
-        let time = Time::new(link.is_cluster());
-        let keys = Arc::new(match link.is_cluster() {
+        let is_cluster = matches!(servers, Servers::Cluster(_));
+        let time = Time::new(is_cluster);
+        let keys = Arc::new(match is_cluster {
             true => Keys::of_cluster(&self.prefix),
             false => Keys::of_server(&self.prefix, database),
         });
@@ -224,11 +225,13 @@ impl RedisTokenStoreBuilder {
         if let Some(tier) = &tier {
             subscription.listen(tier.clone());
         }
+        let time = Arc::new(time);
+        let replay = Replay::new(keys.clone(), time.clone());
         Ok(RedisTokenStore {
             keys,
             codec: Arc::new(codec),
             time,
-            link: Arc::new(link),
+            link: Arc::new(Link::new(servers, self.timeout, replay)),
             sign_ins: Room::new(self.max_sign_ins),
             members: Room::new(max_selectors),
             claims: Room::new(self.max_claims),

@@ -145,7 +145,6 @@ impl Keys {
     }
 
     /// A session, by the hash of its id.
-    #[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
     pub(super) fn session(&self, name: &[u8; 32]) -> String {
         self.named(name[0], "session", &ClaimName::from_bytes(*name))
     }

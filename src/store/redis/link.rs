@@ -1,7 +1,10 @@
 //! The connection: made when it is needed, made anew when it is lost, shared by all calls.
+//!
+//! A new one may lead to a server that has lost something: what this node did of late is told it before anything else is.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -14,6 +17,8 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value,
 };
 
+use super::recent::Done;
+use super::replay::Replay;
 use super::reply::{self, Reply, unexpected};
 use super::script::Call;
 use crate::clock::Timestamp;
@@ -37,20 +42,22 @@ pub(super) enum Servers {
 }
 
 #[derive(Clone)]
-enum Connection {
+pub(super) enum Connection {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
 /// What is sent in one go.
 #[derive(Clone, Copy)]
-enum Request<'a> {
+pub(super) enum Request<'a> {
     One(&'a Cmd),
     /// Several commands. In a cluster all of them go where the first that names a key goes.
     Together(&'a Pipeline),
     Script(&'a Call),
     /// Of all masters of a cluster.
     Times,
+    /// Who they are.
+    Info(&'static str),
 }
 
 impl Connection {
@@ -75,14 +82,48 @@ impl Connection {
                 }
                 done => done,
             },
-            Request::Times => {
-                let command = redis::cmd("TIME");
-                let Self::Cluster(connection) = self else {
-                    return self.command(&command).await;
-                };
-                let masters = MultipleNodeRoutingInfo::AllMasters;
-                let everywhere = RoutingInfo::MultiNode((masters, None));
-                connection.route_command(command, everywhere).await
+            Request::Times => self.everywhere(redis::cmd("TIME")).await,
+            Request::Info(section) => {
+                let mut info = redis::cmd("INFO");
+                info.arg(section);
+                self.everywhere(info).await
+            }
+        }
+    }
+
+    /// At all masters of a cluster.
+    async fn everywhere(&mut self, command: Cmd) -> redis::RedisResult<Value> {
+        let Self::Cluster(connection) = self else {
+            return self.command(&command).await;
+        };
+        let masters = MultipleNodeRoutingInfo::AllMasters;
+        let everywhere = RoutingInfo::MultiNode((masters, None));
+        connection.route_command(command, everywhere).await
+    }
+
+    /// Sends on this connection or not at all, and waits so long.
+    pub(super) async fn within(&self, limit: Duration, request: Request<'_>) -> Result<Value> {
+        let answer = self.attempt(limit, request).await?;
+        answer.ok_or_else(unexpected)
+    }
+
+    /// The same; `None` where the server has refused this one command, which says nothing of others.
+    pub(super) async fn attempt(
+        &self,
+        limit: Duration,
+        request: Request<'_>,
+    ) -> Result<Option<Value>> {
+        let mut connection = self.clone();
+        let answer = tokio::time::timeout(limit, connection.send(request)).await;
+        match answer.map_err(|_| no_answer())? {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) => {
+                let lost = judge(&error);
+                let response = ErrorKind::Server(ServerErrorKind::ResponseError);
+                match error.kind() == response || lost.error.kind() == StoreErrorKind::Full {
+                    true => Ok(None),
+                    false => Err(lost.error),
+                }
             }
         }
     }
@@ -99,7 +140,7 @@ impl Connection {
 #[derive(Default)]
 struct Current {
     connection: Option<Connection>,
-    /// Which of them: one that was lost is given up once.
+    /// Which of them, counted from when it was begun to be made: one that was lost is given up once.
     number: u64,
     failed: Option<(Instant, StoreError)>,
 }
@@ -107,9 +148,14 @@ struct Current {
 pub(super) struct Link {
     servers: Servers,
     timeout: Duration,
+    replay: Replay,
     current: Mutex<Current>,
     /// Held by the one that connects.
     connecting: tokio::sync::Mutex<()>,
+    /// Whether there was an answer since somebody looked.
+    pub(super) answered: AtomicBool,
+    /// Which watch is the one that goes on.
+    pub(super) watch: AtomicU64,
 }
 
 /// Why a command has no answer, and what is to be done about it.
@@ -119,12 +165,15 @@ struct Lost {
 }
 
 impl Link {
-    pub(super) fn new(servers: Servers, timeout: Duration) -> Self {
+    pub(super) fn new(servers: Servers, timeout: Duration, replay: Replay) -> Self {
         Self {
             servers,
             timeout,
+            replay,
             current: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
+            answered: AtomicBool::new(false),
+            watch: AtomicU64::new(0),
         }
     }
 
@@ -145,30 +194,76 @@ impl Link {
         (at.elapsed() < PAUSE).then(|| Err(error.clone()))
     }
 
-    async fn connection(&self) -> Result<(u64, Connection)> {
+    pub(super) async fn connection(self: &Arc<Self>) -> Result<(u64, Connection)> {
         if let Some(known) = self.known() {
             return known;
         }
+        let link = self.clone();
+        // In a task: the one who asked may stop waiting, and what there is to be replayed takes as long as it takes.
+        let made = tokio::spawn(async move { link.make().await }).await;
+        made.unwrap_or_else(|_| Err(unexpected()))
+    }
+
+    async fn make(self: &Arc<Self>) -> Result<(u64, Connection)> {
         let _one = self.connecting.lock().await;
         if let Some(known) = self.known() {
             return known;
         }
-        let made = self.connect().await;
+        // Before anything is read of what there is to be replayed, see `remember`.
+        let number = {
+            let mut current = self.current();
+            current.number += 1;
+            current.number
+        };
+        let made = match tokio::time::timeout(self.timeout, self.connect()).await {
+            Ok(Ok(connection)) => {
+                let replayed = self.replay.run(&connection, self.timeout).await;
+                replayed.map(|()| connection)
+            }
+            Ok(Err(error)) => Err(unavailable(&error)),
+            Err(_) => Err(not_reached()),
+        };
         let mut current = self.current();
         match made {
             Ok(connection) => {
-                current.number += 1;
                 current.failed = None;
                 current.connection = Some(connection.clone());
-                Ok((current.number, connection))
+                super::watch::start(self);
+                Ok((number, connection))
             }
             Err(error) => {
-                let error = unavailable(&error);
                 tracing::warn!(%error, "Redis is not reached");
+                let error = StoreError::new(StoreErrorKind::Unavailable, error.to_string());
                 current.failed = Some((Instant::now(), error.clone()));
                 Err(error)
             }
         }
+    }
+
+    /// Keeps in mind what was done by way of a connection. One that was begun to be made since may have missed it.
+    ///
+    /// # Errors
+    /// It may have been lost in between.
+    pub(super) async fn remember(self: &Arc<Self>, number: u64, done: Done) -> Result<()> {
+        let done = Arc::new(done);
+        self.replay.recent.add(done.clone());
+        if self.current().number == number {
+            return Ok(());
+        }
+        let again = async {
+            let (_, connection) = self.connection().await?;
+            self.replay.again(&connection, self.timeout, &[done]).await
+        };
+        let again = again.await;
+        again.map(drop).map_err(|error| unknown(&error))
+    }
+
+    pub(super) fn replay(&self) -> &Replay {
+        &self.replay
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     async fn connect(&self) -> redis::RedisResult<Connection> {
@@ -209,7 +304,7 @@ impl Link {
 
     /// Until the time is up; a command that was sent into a connection that turned out to be lost is sent once more.
     /// Nothing is done twice by that, for every change can be repeated.
-    async fn bounded(&self, request: Request<'_>) -> Result<Value> {
+    async fn bounded(self: &Arc<Self>, request: Request<'_>) -> Result<(u64, Value)> {
         let sent = Mutex::new(None);
         let note = |number| *sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(number);
         let work = async {
@@ -222,7 +317,10 @@ impl Link {
                 })?;
                 note(number);
                 match connection.send(request).await {
-                    Ok(answer) => return Ok(answer),
+                    Ok(answer) => {
+                        self.answered.store(true, Ordering::Relaxed);
+                        return Ok((number, answer));
+                    }
                     Err(error) => {
                         let lost = judge(&error);
                         if is_of_the_connection(&error) {
@@ -247,33 +345,31 @@ impl Link {
                 Some(number) => {
                     // A server that went without a word would keep the connection open for many minutes.
                     self.give_up(number);
-                    Err(StoreError::new(
-                        StoreErrorKind::Unknown,
-                        "Redis did not answer in time",
-                    ))
+                    Err(no_answer())
                 }
-                None => Err(StoreError::new(
-                    StoreErrorKind::Unavailable,
-                    "Redis was not reached in time",
-                )),
+                None => Err(not_reached()),
             }
         })
     }
 
-    pub(super) async fn send(&self, command: &Cmd) -> Result<Value> {
-        self.bounded(Request::One(command)).await
+    pub(super) async fn value(self: &Arc<Self>, request: Request<'_>) -> Result<Value> {
+        Ok(self.bounded(request).await?.1)
+    }
+
+    pub(super) async fn send(self: &Arc<Self>, command: &Cmd) -> Result<Value> {
+        self.value(Request::One(command)).await
     }
 
     /// Several commands about one bucket, in one round trip.
-    pub(super) async fn send_together(&self, commands: &Pipeline) -> Result<Vec<Value>> {
-        match self.bounded(Request::Together(commands)).await? {
+    pub(super) async fn send_together(self: &Arc<Self>, commands: &Pipeline) -> Result<Vec<Value>> {
+        match self.value(Request::Together(commands)).await? {
             Value::Array(answers) => Ok(answers),
             _ => Err(unexpected()),
         }
     }
 
     /// Many commands about different buckets.
-    pub(super) async fn send_all(&self, commands: Vec<Cmd>) -> Result<Vec<Value>> {
+    pub(super) async fn send_all(self: &Arc<Self>, commands: Vec<Cmd>) -> Result<Vec<Value>> {
         if self.is_cluster() {
             let answers = join_all(commands.iter().map(|command| self.send(command))).await;
             return answers.into_iter().collect();
@@ -288,15 +384,16 @@ impl Link {
         self.send_together(&together).await
     }
 
-    /// Runs a script. The answer begins with the time.
-    pub(super) async fn run(&self, call: Call) -> Result<Reply> {
-        Reply::of(self.bounded(Request::Script(&call)).await?)
+    /// Runs a script, and says by way of which connection, for [`remember`](Self::remember). The answer begins with the time.
+    pub(super) async fn run(self: &Arc<Self>, call: Call) -> Result<(u64, Reply)> {
+        let (number, answer) = self.bounded(Request::Script(&call)).await?;
+        Ok((number, Reply::of(answer)?))
     }
 
     /// The time of the server, the earliest of all masters of a cluster: a sign-in that starts then started before
     /// whatever any of them stamps later.
-    pub(super) async fn time(&self) -> Result<Timestamp> {
-        let answer = self.bounded(Request::Times).await?;
+    pub(super) async fn time(self: &Arc<Self>) -> Result<Timestamp> {
+        let answer = self.value(Request::Times).await?;
         if !self.is_cluster() {
             return reply::time(answer);
         }
@@ -321,6 +418,14 @@ impl fmt::Debug for Link {
 fn unavailable(error: &RedisError) -> StoreError {
     let text = format!("Redis is not available: {}", error.category());
     StoreError::new(StoreErrorKind::Unavailable, text)
+}
+
+fn not_reached() -> StoreError {
+    StoreError::new(StoreErrorKind::Unavailable, "Redis was not reached in time")
+}
+
+fn no_answer() -> StoreError {
+    StoreError::new(StoreErrorKind::Unknown, "Redis did not answer in time")
 }
 
 fn unknown(error: &StoreError) -> StoreError {

@@ -38,6 +38,8 @@
 //!   after it.
 //! * Every call has a name, or is the same when it is done twice, and what a script answered is kept in the same slot for a
 //!   minute, the tokens of removed sign-ins included. So whatever the client sends again changes no answer.
+//! * What was done of late can be done again, by `replay.lua` and `close_again.lua`, with its own time: a failover may have
+//!   undone it.
 //! * Sign-ins leave in `take_out` of `account.lua` and nowhere else, and it announces that; so does whatever changes an entry or a
 //!   key. Announcing is part of the script, and fails without it: who may not publish signs out all the same.
 //! * In a cluster the channel stands in `KEYS` as the keys of its slot do, so a slot that is being moved makes a script wait rather than
@@ -56,6 +58,8 @@ mod measure;
 mod names;
 mod news;
 mod outbox;
+mod recent;
+mod replay;
 mod reply;
 mod room;
 mod script;
@@ -67,6 +71,7 @@ mod store;
 mod subscription;
 mod tier;
 mod time;
+mod watch;
 
 use std::fmt;
 use std::sync::Arc;
@@ -93,7 +98,7 @@ use self::time::Time;
 /// Lifetimes count by the clocks of the Redis servers. Keep those in step, and let them be slewed, not set: a sign-in
 /// that starts is stamped with the earliest of all masters, so that one whose clock is fast refuses some sign-ins after a
 /// sign-out for as long as it is ahead; where a failover leads to a server whose clock is behind, sign-ins that were under
-/// way may pass a sign-out by as much. While a master of a cluster is away nobody starts a sign-in, and expired sign-ins are
+/// way may pass a sign-out by as much, or be taken out when it is replayed although they came after it. While a master of a cluster is away nobody starts a sign-in, and expired sign-ins are
 /// not collected; requests and sign-outs of the others' accounts go on.
 ///
 /// # Announcements
@@ -119,7 +124,27 @@ use self::time::Time;
 ///
 /// # Durability
 ///
-/// A sign-out is as durable as the write that acknowledged it: a failover, or a restart from an old snapshot, can undo it.
+/// A sign-out is as durable as the write that acknowledged it: a failover, or a restart from an old snapshot, can undo it. So
+/// each node remembers what it evicted, which selectors it closed and which sessions it deleted, for two hours, some 100,000 of
+/// them, the latest of each bucket: an hour lies between two snapshots of a Redis that few write to, and it may be away for another.
+/// Refreshed tokens it remembers for a minute, up to 16 MiB. Whoever finds a lost connection connects anew at once, and a node
+/// that nobody asks anything looks once a second.
+///
+/// * On a single server, and behind sentinels, a new connection carries nothing before all of that is as it was: it is looked
+///   at by plain reads, and what was lost is done again, with the time of the first. Who signed in since stays. Tokens that are to
+///   be revoked are in the outbox again; hooks are not told twice.
+/// * The client of a cluster connects anew by itself. There a node holds to what it did, whatever it reads, and asks all masters
+///   once a second which processes they are and whose data they go on with; where that has changed everything is replayed. It needs
+///   the right to `INFO`. While one of the masters is away the others are not compared, but when it is back.
+/// * In between, other nodes may serve what came back: for a second, for as long as nobody reaches the new master, and for good if
+///   the node that evicted is gone, or its memory of it; then idle and absolute lifetime end it. For a Redis that loses less:
+///   `appendonly yes`, and `min-replicas-to-write 1` where there are replicas.
+/// * What is not replayed: claims, so that a logout token that was accepted could be sent again, and tokens that waited to be revoked
+///   of sign-ins that were gone before the snapshot. A refresh token that was used longer than a minute before it came back is sent once
+///   more; a provider that rotates refuses it, and the sign-in ends with
+///   [`Cause::RefreshRejected`](crate::Cause::RefreshRejected).
+/// * `FLUSHALL`, `DEBUG RELOAD` and whatever else changes data under a connection is not noticed.
+///
 /// Set `maxmemory-policy` to `noeviction`; under any other Redis forgets marks and sign-ins as it likes. At `maxmemory`
 /// sign-ins are refused with [`StoreErrorKind::Full`](super::StoreErrorKind::Full).
 ///
@@ -161,7 +186,7 @@ use self::time::Time;
 pub struct RedisTokenStore {
     keys: Arc<Keys>,
     codec: Arc<Codec>,
-    time: Time,
+    time: Arc<Time>,
     link: Arc<Link>,
     sign_ins: Room,
     members: Room,

@@ -52,6 +52,7 @@ macro_rules! scripts {
 scripts! { accounts:
     CREATE "create.lua"
     REMOVE "remove.lua"
+    REPLAY "replay.lua"
     REPLACE "replace.lua"
     TOUCH "touch.lua"
     REKEY "rekey.lua"
@@ -71,6 +72,7 @@ scripts! { selectors:
     REGISTER "register.lua"
     UNREGISTER "unregister.lua"
     CLOSE "close.lua"
+    CLOSE_AGAIN "close_again.lua"
 }
 
 scripts! { names:
@@ -81,7 +83,7 @@ scripts! { names:
 }
 
 /// One call of a script.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Call {
     script: &'static Script,
     keys: Vec<String>,
@@ -110,6 +112,13 @@ impl Call {
     pub(super) fn args<T: Into<Vec<u8>>>(mut self, arguments: impl IntoIterator<Item = T>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
         self
+    }
+
+    /// How many bytes it takes to keep.
+    pub(super) fn size(&self) -> usize {
+        let keys = self.keys.iter().map(String::len);
+        let arguments = self.arguments.iter().map(Vec::len);
+        keys.chain(arguments).sum()
     }
 
     /// By the script's name.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::RedisTokenStore;
+use super::recent::Done;
 use super::reply::unexpected;
 use super::script::{self, Call, Script};
 use super::sign_ins::{member, parse_member};
@@ -53,6 +54,12 @@ impl RedisTokenStore {
         long: Duration,
         only_if_there: bool,
     ) -> Result<Registered> {
+        if self.link.is_cluster() && !only_if_there {
+            let now = self.time_at(bucket(selector)).await?;
+            if self.link.replay().recent.closes(selector, started, now) {
+                return Ok(Registered::Refused);
+            }
+        }
         let room = self.members.get(self.count_members()).await?;
         let call = self
             .about_selector(&script::REGISTER, selector)
@@ -131,8 +138,14 @@ impl RedisTokenStore {
             .arg(selector.to_string())
             .arg(lifetime(removal.mark_for))
             .arg(seconds(removal.logout_iat));
-        let mut reply = self.run(bucket(selector), call).await?;
-        addresses(reply.list()?)
+        let answered = self.run_noted(bucket(selector), call).await?;
+        let mut reply = answered.reply;
+        let members = addresses(reply.list()?)?;
+        // A repetition was done when the first was.
+        let at = reply.time().unwrap_or(answered.at);
+        let done = Done::closing(selector, removal, at);
+        self.link.remember(answered.connection, done).await?;
+        Ok(members)
     }
 
     pub(super) async fn members_of(&self, selector: &Selector) -> Result<Vec<Address>> {

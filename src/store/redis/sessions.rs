@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::codec::{Codec, Place};
 use super::keys::Keys;
 use super::link::Link;
+use super::recent::Done;
 use super::reply::maybe_bytes;
 use crate::clock::{Clock, SystemClock};
 use crate::id::{hash_parts, random};
@@ -19,7 +20,8 @@ use crate::store::Result;
 /// [`RedisTokenStore::sessions`](super::RedisTokenStore::sessions).
 ///
 /// A session that was deleted stays deleted: a request that still ran when its user signed out saves nothing, and is
-/// answered as if it had. Session ids open sessions, so Redis sees their hashes only.
+/// answered as if it had. One that was to be deleted while Redis was away is deleted as soon as it is back, before this node
+/// reads anything. Session ids open sessions, so Redis sees their hashes only.
 ///
 /// ```no_run
 /// use axum_signout::store::RedisTokenStore;
@@ -96,6 +98,10 @@ impl RedisSessionStore {
     async fn load<T: for<'de> Deserialize<'de>>(&self, id: i128) -> Result<Option<T>> {
         let name = Self::name(id);
         let sealed = self.read(&self.keys.session(&name)).await?;
+        // A cluster may have lost that, and another Redis may have refused it.
+        if self.link.replay().recent.deleted(&name) {
+            return Ok(None);
+        }
         Ok(sealed.and_then(|sealed| {
             self.codec.open(Place::Session(&name), sealed, |plain| {
                 let (_, record): ([u8; 16], T) = rmp_serde::from_slice(plain).ok()?;
@@ -105,8 +111,11 @@ impl RedisSessionStore {
     }
 
     async fn delete(&self, id: i128) -> Result<()> {
+        let name = Self::name(id);
         let mut delete: Cmd = redis::cmd("DEL");
-        delete.arg(self.keys.session(&Self::name(id)));
+        delete.arg(self.keys.session(&name));
+        // Remembered first: if Redis is away, it is deleted before this node is served again.
+        self.link.replay().recent.add(Arc::new(Done::Session(name)));
         self.link.send(&delete).await.map(drop)
     }
 }

@@ -8,15 +8,18 @@ use redis::{Cmd, Pipeline, Value};
 
 use super::RedisTokenStore;
 use super::head::{Head, cause};
+use super::recent::Done;
 use super::reply::{self, Reply, unexpected};
 use super::room::Room;
 use super::script::{self, Call};
 use super::tier::Change;
 use super::time::{lifetime, seconds};
+use crate::cause::Cause;
 use crate::clock::Timestamp;
 use crate::id::{AccountHash, Address, KeyHash, OperationId, Selector, SignInId, TokenHash};
 use crate::store::{
-    Entry, Lookup, MAX_BATCH, Removal, Removed, Result, RevokeRule, SignInInfo, Stored, Target,
+    Entry, Lookup, MAX_BATCH, Removal, Removed, Result, RevokeRule, SignInInfo, Started, Stored,
+    Target,
 };
 
 /// At first each bucket adds so many to a batch of due sign-ins: one account's do not keep the others waiting.
@@ -35,6 +38,14 @@ pub(super) enum Leaving<'a> {
     Due(&'a [SignInId]),
     /// For want of room.
     Evict(SignInId),
+}
+
+/// What a script answered.
+pub(super) struct Answered {
+    pub(super) reply: Reply,
+    pub(super) at: Timestamp,
+    /// By way of which connection.
+    pub(super) connection: u64,
 }
 
 /// Hashes of the tokens that others are obtained with, as scripts look for one: between commas.
@@ -76,9 +87,19 @@ impl RedisTokenStore {
 
     /// Runs a script, and notes the time that it tells.
     pub(super) async fn run(&self, bucket: u8, call: Call) -> Result<Reply> {
-        let mut reply = self.link.run(call).await?;
-        self.time.note(bucket, reply.time()?);
-        Ok(reply)
+        Ok(self.run_noted(bucket, call).await?.reply)
+    }
+
+    /// The same, with what it takes to [remember](super::link::Link::remember) it.
+    pub(super) async fn run_noted(&self, bucket: u8, call: Call) -> Result<Answered> {
+        let (connection, mut reply) = self.link.run(call).await?;
+        let at = reply.time()?;
+        self.time.note(bucket, at);
+        Ok(Answered {
+            reply,
+            at,
+            connection,
+        })
     }
 
     /// The time at the server of a bucket: a little early, or asked for.
@@ -150,6 +171,9 @@ impl RedisTokenStore {
         if expires <= now {
             return Ok(Lookup::Gone(Some(cause)));
         }
+        if let Some(cause) = self.was_taken_out(address, live.created) {
+            return Ok(Lookup::Gone(Some(cause)));
+        }
         if key.is_some_and(|key| !live.has_key(key)) {
             return Ok(Lookup::Moved);
         }
@@ -184,6 +208,15 @@ impl RedisTokenStore {
         tier.map(|tier| tier.change(&address.account, Some(address)))
     }
 
+    /// Why this node has taken out what it finds, if it did: in a cluster some of what a failover brought back may be read
+    /// before it is noticed. Elsewhere a new connection carries nothing until that is taken out again.
+    pub(super) fn was_taken_out(&self, address: &Address, created: Timestamp) -> Option<Cause> {
+        if !self.link.is_cluster() {
+            return None;
+        }
+        self.link.replay().recent.cause(address, created)
+    }
+
     pub(super) async fn list_of(&self, account: &AccountHash) -> Result<Vec<SignInInfo>> {
         let call = self.about(&script::LIST, account);
         let mut reply = self.run(account.bucket(), call).await?;
@@ -199,6 +232,9 @@ impl RedisTokenStore {
             let Some(Head::Live(live)) = Head::parse(&head) else {
                 return Err(unexpected());
             };
+            if self.was_taken_out(&address, live.created).is_some() {
+                continue;
+            }
             if let Some(entry) = self.codec.open_entry(&address, body) {
                 found.push(SignInInfo {
                     address,
@@ -294,11 +330,21 @@ impl RedisTokenStore {
             Leaving::Evict(id) => call.arg("evict").arg(id.to_string()),
         };
         let _change = self.changing(account);
-        let mut reply = self.run(account.bucket(), call).await?;
+        let answered = self.run_noted(account.bucket(), call).await?;
+        let (mut reply, at) = (answered.reply, answered.at);
         let removed = self.removed(account, reply.list()?)?;
         self.wipe(&removed);
         if reply.flag()? {
             self.outbox.used(Self::waiting(&removed));
+        }
+        // A repetition was done when the first was.
+        let at = reply.time().unwrap_or(at);
+        let target = match leaving {
+            Leaving::Target(target) => Some(target),
+            Leaving::Due(_) | Leaving::Evict(_) => None,
+        };
+        if let Some(done) = Done::removal(account, target, removal, at, &removed) {
+            self.link.remember(answered.connection, done).await?;
         }
         Ok(removed)
     }
@@ -471,6 +517,16 @@ fn parse_batch(text: &[u8]) -> Result<Vec<Address>> {
 }
 
 impl RedisTokenStore {
+    /// Whether a removal of this node's refuses such a sign-in: a cluster may have lost its mark, and not been told again.
+    pub(super) async fn refuses(&self, account: &AccountHash, started: &Started) -> Result<bool> {
+        let recent = &self.link.replay().recent;
+        if recent.is_empty() {
+            return Ok(false);
+        }
+        let now = self.time_at(account.bucket()).await?;
+        Ok(recent.refuses(account, started, now))
+    }
+
     /// Whether nothing is, or was of late, at an address.
     pub(super) async fn is_new(&self, address: &Address) -> Result<bool> {
         let lookup = self.look_up(address, None).await?;

@@ -10,6 +10,7 @@ use futures_util::future::{join_all, try_join_all};
 use super::RedisTokenStore;
 use super::names;
 use super::news::{Buckets, Listener, News};
+use super::recent::{Done, Written};
 use super::reply::{self, Reply, unexpected};
 use super::script;
 use super::sign_ins::{Leaving, flag, subjects};
@@ -17,7 +18,7 @@ use super::time::{lifetime, moment, seconds};
 use crate::clock::Timestamp;
 use crate::id::{
     AccountHash, Address, ClaimName, DownstreamName, KeyHash, Locator, OperationId, Selector,
-    SignInId,
+    SignInId, TokenHash,
 };
 use crate::store::{
     Claim, Created, Downstream, Entry, Generation, Lease, Lookup, Measurement, OutboxItem,
@@ -134,13 +135,27 @@ impl TokenStore for RedisTokenStore {
             .arg(body)
             .arg(self.max_per_account.to_string())
             .arg(room.to_string());
+        if self.link.is_cluster()
+            && self.refuses(&address.account, started).await?
+            && self.is_new(address).await?
+        {
+            self.leave(members()).await;
+            return Ok(Created::Refused);
+        }
         // Those that have to leave are of the same account.
         let _change = self.changing(&address.account);
-        let mut reply = self.run(address.account.bucket(), call).await?;
+        let answered = self.run_noted(address.account.bucket(), call).await?;
+        let (mut reply, at) = (answered.reply, answered.at);
         match reply.text()?.as_str() {
             "D" => {
                 let mut evicted = self.removed(&address.account, reply.list()?)?;
                 self.wipe(&evicted);
+                let done = Done::removal(&address.account, None, removal, at, &evicted);
+                if let Some(done) = done
+                    && let Err(error) = self.link.remember(answered.connection, done).await
+                {
+                    tracing::warn!(%error, "a sign-in that had to leave may come back");
+                }
                 if reply.flag()? {
                     self.outbox.used(Self::waiting(&evicted));
                     // The entry is there: that more of them have to leave must not make its creation fail.
@@ -205,17 +220,33 @@ impl TokenStore for RedisTokenStore {
             .arg(subjects(&entry))
             .arg(self.codec.seal_entry(address, &entry)?);
         let _change = self.changing_one(address);
-        let mut reply = self.run(address.account.bucket(), call).await?;
+        let answered = self
+            .run_noted(address.account.bucket(), call.clone())
+            .await?;
+        let mut reply = answered.reply;
         let done = match reply.text()?.as_str() {
-            "D" => Replaced::Done(Generation(reply.number()?)),
+            "D" => Generation(reply.number()?),
             "C" => return Ok(Replaced::Changed),
             "G" => return Ok(Replaced::Gone),
             _ => return Err(unexpected()),
         };
         let old = reply.bytes()?;
         // Empty for a repetition.
-        if !old.is_empty()
-            && let Some(old) = self.codec.open_entry(address, old)
+        let old = match old.is_empty() {
+            true => None,
+            false => self.codec.open_entry(address, old),
+        };
+        // A refresh token that was used up must not come back.
+        if old.as_ref().is_none_or(|old| is_rotated(old, &entry)) {
+            let written = Written {
+                address: *address,
+                generation: done,
+                call,
+            };
+            let written = Done::Write(written);
+            self.link.remember(answered.connection, written).await?;
+        }
+        if let Some(old) = old
             && old.selectors != entry.selectors
         {
             if let Err(error) = self.rebind(&entry, address).await {
@@ -226,7 +257,7 @@ impl TokenStore for RedisTokenStore {
             let left = left.map(|selector| (*selector, *address));
             self.leave(left.collect()).await;
         }
-        Ok(done)
+        Ok(Replaced::Done(done))
     }
 
     async fn rekey(&self, locator: &Locator, new_key: &KeyHash) -> Result<bool> {
@@ -311,7 +342,9 @@ impl TokenStore for RedisTokenStore {
             return Ok(None);
         };
         let is_live = match super::head::Head::parse(&head) {
-            Some(super::head::Head::Live(live)) => live.end().0 > now,
+            Some(super::head::Head::Live(live)) => {
+                live.end().0 > now && self.was_taken_out(address, live.created).is_none()
+            }
             _ => false,
         };
         // 'subject:ends:' and the token.
@@ -399,4 +432,9 @@ impl TokenStore for RedisTokenStore {
             outbox: self.count_outbox().await? as usize,
         })
     }
+}
+
+fn is_rotated(old: &Entry, new: &Entry) -> bool {
+    let secret = |entry: &Entry| entry.tokens.refresh_token().map(TokenHash::of);
+    secret(old) != secret(new)
 }

@@ -28,6 +28,11 @@ local function recall(call)
   return nil
 end
 
+-- When that was answered first.
+local function recalled_at(call)
+  return text(tonumber(redis.call('ZSCORE', ending, 'r' .. call)) - WINDOW)
+end
+
 -- The sign-in, or else the cause that its removal left and until when.
 local function read(id)
   local head = redis.call('HGET', account, 'h' .. id)

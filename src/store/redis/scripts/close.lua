@@ -4,7 +4,7 @@
 local answer = redis.call('GET', KEYS[4])
 local ends, remembered = string.match(answer or '', '^(%d+):(.*)$')
 if ends and tonumber(ends) > now then
-  return { text(now), cmsgpack.unpack(remembered) }
+  return { text(now), cmsgpack.unpack(remembered), text(tonumber(ends) - WINDOW) }
 end
 local written, until_mark = mark_add(redis.call('GET', mark), tonumber(ARGV[4]), ARGV[5])
 redis.call('SET', mark, written, 'PX', milliseconds(until_mark))

@@ -49,15 +49,17 @@ local function mark_read(mark)
   return { firm = tonumber(firm), dated = tonumber(dated), iat = tonumber(iat), ends = tonumber(ends) }
 end
 
-local function mark_add(old, mark_for, iat)
+-- `at` is when it was left, if that is not now.
+local function mark_add(old, mark_for, iat, at)
+  at = at or now
   local mark = mark_read(old) or { ends = 0 }
   if iat == '' then
-    mark.firm = math.max(mark.firm or 0, now)
+    mark.firm = math.max(mark.firm or 0, at)
   else
-    mark.dated = math.max(mark.dated or 0, now)
+    mark.dated = math.max(mark.dated or 0, at)
     mark.iat = math.max(mark.iat or tonumber(iat), tonumber(iat))
   end
-  mark.ends = math.max(mark.ends, now + mark_for)
+  mark.ends = math.max(mark.ends, at + mark_for)
   local function field(number)
     return number and text(number) or ''
   end

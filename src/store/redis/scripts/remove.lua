@@ -10,7 +10,7 @@ clear_some()
 
 local answer = recall(call)
 if answer then
-  return { text(now), cmsgpack.unpack(answer), 0 }
+  return { text(now), cmsgpack.unpack(answer), 0, recalled_at(call) }
 end
 
 local found = {}

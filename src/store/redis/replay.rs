@@ -1,0 +1,273 @@
+//! Telling a master again what it has lost.
+//!
+//! First everything that is remembered is looked at, by plain reads, which is all that a mere interruption costs; then what
+//! is not there is done again, with the time of the first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use redis::{Cmd, Pipeline, Value};
+
+use super::head::Head;
+use super::keys::Keys;
+use super::link::{Connection, Request};
+use super::recent::{Closed, Done, Gone, Left, Marked, Meant, Recent, Written};
+use super::reply::{self, Reply, unexpected};
+use super::script::{self, Call};
+use super::sign_ins::{flag, member, rule};
+use super::time::{Time, lifetime, moment, seconds};
+use crate::clock::Timestamp;
+use crate::id::Address;
+use crate::store::{Result, RevokeRule};
+
+/// How many things are looked at, or done, in one go.
+const AT_ONCE: usize = 64;
+
+/// How many buckets are worked on side by side.
+const BUCKETS_AT_ONCE: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct Replay {
+    pub(super) recent: Recent,
+    keys: Arc<Keys>,
+    time: Arc<Time>,
+}
+
+impl Replay {
+    pub(super) fn new(keys: Arc<Keys>, time: Arc<Time>) -> Self {
+        Self {
+            recent: Recent::default(),
+            keys,
+            time,
+        }
+    }
+
+    /// Everything that is remembered. Each step takes the time-out at most.
+    pub(super) async fn run(&self, connection: &Connection, timeout: Duration) -> Result<()> {
+        if self.recent.is_empty() {
+            return Ok(());
+        }
+        let buckets = (0..=u8::MAX)
+            .map(|bucket| self.recent.of(bucket))
+            .filter(|some| !some.is_empty());
+        let work = stream::iter(buckets)
+            .map(async |all| self.again(connection, timeout, &all).await)
+            .buffer_unordered(BUCKETS_AT_ONCE);
+        let undone: usize = work.try_fold(0, async |all, some| Ok(all + some)).await?;
+        if undone > 0 {
+            tracing::warn!(
+                undone,
+                "Redis had lost what this node did of late; it is done again"
+            );
+        }
+        Ok(())
+    }
+
+    /// Things of one bucket. Returns how many were not there.
+    pub(super) async fn again(
+        &self,
+        connection: &Connection,
+        timeout: Duration,
+        all: &[Arc<Done>],
+    ) -> Result<usize> {
+        let mut count = 0;
+        for some in all.chunks(AT_ONCE) {
+            let lost = self.lost(connection, timeout, some).await?;
+            count += lost.len();
+            let send = async |call: Call| {
+                let done = connection.attempt(timeout, Request::Script(&call)).await?;
+                if done.is_none() {
+                    // Nothing else must wait for it.
+                    tracing::error!("Redis refuses to do again what it had lost");
+                }
+                Ok(())
+            };
+            // In their order: a token may have been replaced twice, and is gone when its sign-in is.
+            for done in lost {
+                match &**done {
+                    Done::Write(written) => send(written.call.clone()).await?,
+                    Done::Removal(gone) => {
+                        send(self.removal(gone)).await?;
+                        try_join_all(self.leaving(gone).map(send)).await?;
+                    }
+                    Done::Closing(closed) => send(self.closing(closed)).await?,
+                    Done::Session(name) => {
+                        let mut delete = redis::cmd("DEL");
+                        delete.arg(self.keys.session(name));
+                        connection.within(timeout, Request::One(&delete)).await?;
+                    }
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    async fn lost<'a>(
+        &self,
+        connection: &Connection,
+        timeout: Duration,
+        all: &'a [Arc<Done>],
+    ) -> Result<Vec<&'a Arc<Done>>> {
+        let mut look = Pipeline::with_capacity(all.len() + 1);
+        look.cmd("TIME");
+        for done in all {
+            look.add_command(self.look(done));
+        }
+        let answers = connection.within(timeout, Request::Together(&look)).await?;
+        let Value::Array(answers) = answers else {
+            return Err(unexpected());
+        };
+        let mut answers = answers.into_iter();
+        let now = reply::time(answers.next().ok_or_else(unexpected)?)?;
+        let now = self.time.test_clock().map_or(now, |clock| clock.steady());
+        let mut lost = Vec::new();
+        for (done, answer) in all.iter().zip(answers) {
+            if !is_there(done, answer, now)? {
+                lost.push(done);
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Reads what tells whether it is still so.
+    fn look(&self, done: &Done) -> Cmd {
+        let mut get = match done {
+            Done::Closing(_) | Done::Session(_) => redis::cmd("GET"),
+            Done::Removal(_) | Done::Write(_) => redis::cmd("HMGET"),
+        };
+        match done {
+            Done::Removal(gone) if gone.meant == Meant::NoOther => {
+                get.arg(self.keys.account(&gone.account));
+                for left in &gone.left {
+                    get.arg(format!("h{}", left.id));
+                }
+            }
+            // Written in the same step as its sign-ins were taken out.
+            Done::Removal(gone) => {
+                get.arg(self.keys.account(&gone.account)).arg("m");
+            }
+            Done::Closing(closed) => {
+                get.arg(&self.keys.of_selector(&closed.selector)[1]);
+            }
+            Done::Session(name) => {
+                get.arg(self.keys.session(name));
+            }
+            Done::Write(Written { address, .. }) => {
+                get.arg(self.keys.account(&address.account));
+                get.arg(format!("h{}", address.id));
+            }
+        }
+        get
+    }
+
+    fn removal(&self, gone: &Gone) -> Call {
+        let (whole, keep) = match gone.meant {
+            Meant::NoOther => (false, String::new()),
+            Meant::Account => (true, String::new()),
+            Meant::AccountExcept(keep) => (true, keep.to_string()),
+        };
+        let keys = self.keys.of_account(&gone.account);
+        let mut call = Call::new(&script::REPLAY, keys, self.time.arguments())
+            .arg(gone.account.to_string())
+            .arg(moment(gone.mark.at))
+            .arg(gone.cause.as_str())
+            .arg(rule(gone.revoke))
+            .arg(lifetime(gone.mark.mark_for))
+            .arg(seconds(gone.mark.logout_iat))
+            .arg(flag(whole))
+            .arg(keep);
+        for left in &gone.left {
+            let revoke = match left.to_revoke {
+                true => RevokeRule::All,
+                false => RevokeRule::Nothing,
+            };
+            let Left { id, cause, .. } = left;
+            call = call
+                .arg(id.to_string())
+                .arg(cause.as_str())
+                .arg(rule(revoke));
+        }
+        call
+    }
+
+    /// Its sign-ins are no members any more.
+    fn leaving(&self, gone: &Gone) -> impl Iterator<Item = Call> {
+        gone.left.iter().flat_map(move |left| {
+            let (account, id) = (gone.account, left.id);
+            let member = member(&Address { account, id });
+            left.selectors.iter().map(move |selector| {
+                let keys = self.keys.of_selector(selector);
+                Call::new(&script::UNREGISTER, keys, self.time.arguments())
+                    .arg(selector.to_string())
+                    .arg(member.clone())
+            })
+        })
+    }
+
+    fn closing(&self, closed: &Closed) -> Call {
+        let keys = self.keys.of_selector(&closed.selector);
+        Call::new(&script::CLOSE_AGAIN, keys, self.time.arguments())
+            .arg(closed.selector.to_string())
+            .arg(moment(closed.mark.at))
+            .arg(lifetime(closed.mark.mark_for))
+            .arg(seconds(closed.mark.logout_iat))
+    }
+}
+
+/// Whether what was done is still so, by what [`Replay::look`] reads.
+fn is_there(done: &Done, answer: Value, now: Timestamp) -> Result<bool> {
+    Ok(match done {
+        Done::Removal(gone) if gone.meant == Meant::NoOther => {
+            let mut heads = Reply::of(answer)?;
+            for _ in &gone.left {
+                if !has_left(heads.maybe_bytes()?.as_deref(), &gone.mark, now) {
+                    return Ok(false);
+                }
+            }
+            true
+        }
+        // Where the mark has ended nothing tells, so it is done again.
+        Done::Removal(gone) => {
+            let mark = Reply::of(answer)?.maybe_bytes()?;
+            mark.is_some_and(|mark| is_marked(&mark, &gone.mark))
+        }
+        Done::Closing(closed) => {
+            let mark = reply::maybe_bytes(answer)?;
+            closed.mark.has_ended(now) || mark.is_some_and(|mark| is_marked(&mark, &closed.mark))
+        }
+        Done::Session(_) => reply::maybe_bytes(answer)?.is_none(),
+        Done::Write(written) => {
+            let head = Reply::of(answer)?.maybe_bytes()?;
+            match head.as_deref().and_then(Head::parse) {
+                Some(Head::Live(live)) => live.generation >= written.generation,
+                Some(Head::Left(..)) | None => true,
+            }
+        }
+    })
+}
+
+fn has_left(head: Option<&[u8]>, mark: &Marked, now: Timestamp) -> bool {
+    match head.map(Head::parse) {
+        Some(Some(Head::Live(_))) => false,
+        Some(Some(Head::Left(..))) => true,
+        // Nothing is there, as it is when its cause has been kept for long enough.
+        Some(None) | None => mark.has_ended(now),
+    }
+}
+
+/// Whether a mark, see `prelude.lua`, is as strict as this one.
+fn is_marked(mark: &[u8], wanted: &Marked) -> bool {
+    let Ok(text) = std::str::from_utf8(mark) else {
+        return false;
+    };
+    let mut parts = text.split(':');
+    let mut next = || parts.next().unwrap_or_default();
+    let (firm, dated, iat) = (next(), next(), next());
+    let is_late = |at: &str| at.parse().is_ok_and(|at: u64| at >= wanted.at.as_micros());
+    match wanted.logout_iat {
+        None => is_late(firm),
+        Some(wanted) => is_late(dated) && iat.parse().is_ok_and(|iat: i64| iat >= wanted),
+    }
+}
