@@ -13,7 +13,7 @@ use axum_signout::{AccountHash, Address, Cause, Locator, OperationId, SessionKey
 
 use super::ear::{Ear, Told};
 use super::world::{derived, entry, is_live, removal, sign_in};
-use crate::support::redis::{RedisCluster, RedisServer};
+use crate::support::redis::{RedisCluster, RedisServer, free_port};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -493,4 +493,23 @@ async fn a_cluster_whose_first_node_is_gone_is_heard_by_way_of_the_others() {
     acts.remove(&target, &removal).await.unwrap();
     let told = Told::Ended(one.address, Cause::UserSignOut);
     assert_eq!(ear.until(told).await, [told]);
+}
+
+/// It answers reads as before, and its connections stay.
+#[tokio::test]
+async fn a_server_that_is_no_longer_the_master_is_read_from_no_more() {
+    let server = RedisServer::start().await;
+    let build = || RedisTokenStore::builder(server.url()).build().unwrap();
+    let (acts, hears) = (build(), build());
+    let mut ear = Ear::of(&hears, 1).await;
+    assert!(!is_live(&hears, &locator(&account(1))).await);
+    let reads = || server.cli(&["CLIENT", "LIST"]).contains(" cmd=hmget ");
+    assert!(reads());
+    let nowhere = free_port().to_string();
+    server.cli(&["REPLICAOF", "127.0.0.1", &nowhere]);
+    assert_eq!(ear.next().await, Told::Missed);
+    wait_for("the connection is given up", || !reads()).await;
+    server.cli(&["REPLICAOF", "NO", "ONE"]);
+    assert_eq!(ear.next().await, Told::Missed);
+    is_heard(&mut ear, &acts, 1).await;
 }

@@ -214,24 +214,25 @@ impl RedisTokenStoreBuilder {
             true => Keys::of_cluster(&self.prefix),
             false => Keys::of_server(&self.prefix, database),
         });
-        let subscription = Subscription::new(masters, keys.clone(), self.timeout);
         #[cfg(any(test, feature = "testing"))]
         let time = time.given(self.clock);
         #[cfg(feature = "encryption")]
         let codec = Codec::encrypted(self.keys);
         #[cfg(not(feature = "encryption"))]
         let codec = Codec::default();
+        let time = Arc::new(time);
+        let replay = Replay::new(keys.clone(), time.clone());
+        let link = Arc::new(Link::new(servers, self.timeout, replay));
+        let subscription = Subscription::new(masters, keys.clone(), link.clone());
         let tier = self.tier.as_ref().map(|tier| Arc::new(Tier::new(tier)));
         if let Some(tier) = &tier {
             subscription.listen(tier.clone());
         }
-        let time = Arc::new(time);
-        let replay = Replay::new(keys.clone(), time.clone());
         Ok(RedisTokenStore {
             keys,
             codec: Arc::new(codec),
             time,
-            link: Arc::new(Link::new(servers, self.timeout, replay)),
+            link,
             sign_ins: Room::new(self.max_sign_ins),
             members: Room::new(max_selectors),
             claims: Room::new(self.max_claims),

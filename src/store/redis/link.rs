@@ -295,6 +295,12 @@ impl Link {
         self.current().connection.is_some()
     }
 
+    /// Somebody else has found out that the server is no master any more, which reads would not tell: the next call connects anew.
+    pub(super) fn doubt(&self) {
+        let number = self.current().number;
+        self.give_up(number);
+    }
+
     fn give_up(&self, number: u64) {
         let mut current = self.current();
         if current.number == number && current.connection.take().is_some() {

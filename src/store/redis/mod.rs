@@ -132,7 +132,7 @@ use self::time::Time;
 ///
 /// * On a single server, and behind sentinels, a new connection carries nothing before all of that is as it was: it is looked
 ///   at by plain reads, and what was lost is done again, with the time of the first. Who signed in since stays. Tokens that are to
-///   be revoked are in the outbox again; hooks are not told twice.
+///   be revoked are in the outbox again; hooks of [`on_evict`](crate::AuthBuilder::on_evict) are not told twice.
 /// * The client of a cluster connects anew by itself. There a node holds to what it did, whatever it reads, and asks all masters
 ///   once a second which processes they are and whose data they go on with; where that has changed everything is replayed. It needs
 ///   the right to `INFO`. While one of the masters is away the others are not compared, but when it is back.

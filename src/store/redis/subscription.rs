@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::keys::Keys;
+use super::link::Link;
 use super::masters::{Master, Masters};
 use super::news::{BEAT, BEAT_LIMIT, Buckets, Listener, Message, Moment, News};
 use crate::id::Address;
@@ -49,6 +50,8 @@ struct Audience {
 struct Shared {
     masters: Masters,
     keys: Arc<Keys>,
+    /// What calls go over.
+    link: Arc<Link>,
     /// For connecting and subscribing.
     timeout: Duration,
     audience: Mutex<Audience>,
@@ -67,13 +70,14 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    pub(super) fn new(masters: Masters, keys: Arc<Keys>, timeout: Duration) -> Self {
+    pub(super) fn new(masters: Masters, keys: Arc<Keys>, link: Arc<Link>) -> Self {
         let end = CancellationToken::new();
         Self {
             shared: Arc::new(Shared {
                 masters,
                 keys,
-                timeout,
+                timeout: link.timeout(),
+                link,
                 audience: Mutex::default(),
                 is_due: AtomicBool::new(false),
                 ignored: AtomicU64::new(0),
@@ -463,7 +467,11 @@ impl Shared {
             .any(|(name, value)| says(name, "role") && says(value, "master"))
         {
             true => Ok(sent),
-            false => Err(lost("it is no longer the master")),
+            false => {
+                // It still answers reads, as old as they are by now.
+                self.link.doubt();
+                Err(lost("it is no longer the master"))
+            }
         }
     }
 
