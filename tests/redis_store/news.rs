@@ -447,6 +447,13 @@ async fn a_slot_that_moves_is_heard_at_its_new_master() {
     for _ in 0..3 {
         assert_eq!(ear.next().await, Told::Missed);
     }
+    // The client of the one that acts gives up while they do not agree.
+    let knows = |master: &RedisServer| {
+        let nodes = master.cli(&["CLUSTER", "NODES"]);
+        let of_new = nodes.lines().find(|line| line.starts_with(&new));
+        of_new.is_some_and(|line| line.split(' ').any(|own| own == slot))
+    };
+    wait_for("all know of it", || cluster.masters().iter().all(knows)).await;
     is_heard(&mut ear, &acts, number).await;
     is_heard(&mut ear, &acts, number_on(&cluster.masters()[2])).await;
 }
