@@ -136,6 +136,17 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
         )
     };
     let id = session.id();
+    // Signed out, though it could not be read: nothing that it names is opened before that is caught up with.
+    if let Some(id) = id
+        && core.cache.is_unread(&id)
+    {
+        let caught_up = Box::pin(timeout(STORE_WAIT, core.cache.catch_up(id))).await;
+        let late = "the session store did not answer in time";
+        let late = |_| Err(Error::new(ErrorKind::StoreUnavailable, late));
+        if let Err(error) = caught_up.unwrap_or_else(late) {
+            return current(Err(error), Vec::new());
+        }
+    }
     let held = within(STORE_WAIT, pin!(session.sign_ins())).await;
     let held = match held {
         Ok(Ok(held)) if held.is_empty() => {

@@ -240,6 +240,7 @@ impl RedisTokenStoreBuilder {
             max_per_account: self.max_sign_ins_per_account,
             subscription,
             tier,
+            sessions_given: false.into(),
         })
     }
 
