@@ -28,6 +28,7 @@ use crate::session::{AnySession, SessionData, SessionId};
 use crate::sign_in::ask_for;
 use crate::sign_out::{end_session, renew_session};
 use crate::store::Target;
+use crate::undelivered::Delivery;
 
 /// The service of [`AuthLayer`](crate::AuthLayer).
 #[derive(Clone, Debug)]
@@ -72,6 +73,8 @@ where
                 request.headers(),
                 request.extensions(),
             );
+            let delivery = request.extensions().get::<Delivery>().cloned();
+            let before = session.id();
             let core = auth.core().clone();
             asks.status = core.is_status(asks.path());
             let current = if session.has_cookie() {
@@ -84,6 +87,9 @@ where
             let leaving = Leaving(Some(current.clone()));
             let mut response = inner.call(request).await?;
             leaving.check().await;
+            if let Some(delivery) = delivery {
+                delivery.note(&current, before).await;
+            }
             finish(&current, &mut response);
             Ok(response)
         })
