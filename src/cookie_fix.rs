@@ -10,13 +10,18 @@
 
 use std::task::{Context, Poll};
 
-use futures_util::TryFutureExt as _;
-use futures_util::future::MapOk;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use tower::{Layer, Service};
 
+use crate::undelivered::{Delivering, Delivery};
+
 /// A layer, outside the session layer, that completes the removal of cookies with `Secure`, `HttpOnly` and `SameSite`,
 /// so that a cookie named `__Host-…` is really gone after sign-out.
+///
+/// It also sees where a new session's cookie is not sent: tower-sessions answers 500 where it cannot save a session once more behind
+/// the handler, and sends no cookie with a server error, nor to a client that has gone away. Nobody can open the sign-ins that such a
+/// session holds; they are evicted, with the cause [`SessionEnded`](crate::Cause::SessionEnded). Without this layer they stay until
+/// their idle time is up.
 ///
 /// It is part of what `layer_with` makes; use it by itself where the layers are put together by hand.
 ///
@@ -67,19 +72,21 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = MapOk<S::Future, fn(S::Response) -> S::Response>;
+    type Future = Delivering<S::Future, ResBody>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let repair: fn(S::Response) -> S::Response = if self.secure {
             repaired::<true, ResBody>
         } else {
             repaired::<false, ResBody>
         };
-        self.inner.call(request).map_ok(repair)
+        let delivery = Delivery::default();
+        request.extensions_mut().insert(delivery.clone());
+        Delivering::new(self.inner.call(request), delivery, repair)
     }
 }
 

@@ -376,19 +376,21 @@ pub(crate) enum Named<'a> {
     Account(&'a AccountHash),
     /// Whose they are is known when the store answers.
     Selector(&'a Selector),
+    /// A session that could not be read: the same.
+    Session,
 }
 
 impl Named<'_> {
     fn account(&self) -> Option<tracing::field::DisplayValue<&AccountHash>> {
         match self {
             Self::Account(hash) => Some(tracing::field::display(*hash)),
-            Self::Selector(_) => None,
+            Self::Selector(_) | Self::Session => None,
         }
     }
 
     fn selector(&self) -> Option<tracing::field::DisplayValue<&Selector>> {
         match self {
-            Self::Account(_) => None,
+            Self::Account(_) | Self::Session => None,
             Self::Selector(selector) => Some(tracing::field::display(*selector)),
         }
     }

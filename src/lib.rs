@@ -53,6 +53,7 @@ mod routes;
 mod service;
 mod sign_ins;
 mod signed_out;
+mod undelivered;
 
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -28,6 +28,7 @@ use crate::session::{AnySession, SessionData, SessionId};
 use crate::sign_in::ask_for;
 use crate::sign_out::{end_session, renew_session};
 use crate::store::Target;
+use crate::undelivered::Delivery;
 
 /// The service of [`AuthLayer`](crate::AuthLayer).
 #[derive(Clone, Debug)]
@@ -72,6 +73,8 @@ where
                 request.headers(),
                 request.extensions(),
             );
+            let delivery = request.extensions().get::<Delivery>().cloned();
+            let before = session.id();
             let core = auth.core().clone();
             asks.status = core.is_status(asks.path());
             let current = if session.has_cookie() {
@@ -84,6 +87,9 @@ where
             let leaving = Leaving(Some(current.clone()));
             let mut response = inner.call(request).await?;
             leaving.check().await;
+            if let Some(delivery) = delivery {
+                delivery.note(&current, before).await;
+            }
             finish(&current, &mut response);
             Ok(response)
         })
@@ -136,6 +142,17 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
         )
     };
     let id = session.id();
+    // Signed out, though it could not be read: nothing that it names is opened before that is caught up with.
+    if let Some(id) = id
+        && core.cache.is_unread(&id)
+    {
+        let caught_up = Box::pin(timeout(STORE_WAIT, core.cache.catch_up(id))).await;
+        let late = "the session store did not answer in time";
+        let late = |_| Err(Error::new(ErrorKind::StoreUnavailable, late));
+        if let Err(error) = caught_up.unwrap_or_else(late) {
+            return current(Err(error), Vec::new());
+        }
+    }
     let held = within(STORE_WAIT, pin!(session.sign_ins())).await;
     let held = match held {
         Ok(Ok(held)) if held.is_empty() => {

@@ -152,10 +152,15 @@ impl AnySession {
 }
 
 /// The id of a session. [`cookie_value`](Self::cookie_value) makes a text of it where one is needed, which is rare.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct SessionId(i128);
 
 impl SessionId {
+    /// As its store has it.
+    pub(crate) fn number(self) -> i128 {
+        self.0
+    }
+
     /// As the session's cookie has it: plain, or behind a signature.
     pub(crate) fn cookie_value(self) -> String {
         URL_SAFE_NO_PAD.encode(self.0.to_le_bytes())

@@ -1020,6 +1020,59 @@ async fn a_browser_that_goes_away_while_the_session_is_saved_leaves_no_sign_in_b
     assert_eq!(app.seen()[0].cause, Cause::SessionEnded);
 }
 
+/// tower-sessions saves once more behind the callback, and answers 500 without a cookie where it cannot.
+#[tokio::test]
+async fn a_session_whose_cookie_is_lost_to_the_session_layers_500_leaves_no_sign_in_behind_a5() {
+    let provider = TestProvider::start().await;
+    let sessions = FaultySessions::default();
+    let app = Setup::new()
+        .sessions(SessionManagerLayer::new(sessions.clone()))
+        .start(&provider)
+        .await;
+    let mut browser = TestBrowser::new();
+    begin(&app, &mut browser, "/signin").await;
+    sessions.faults.set(&["save"], Fail::Unavailable);
+    let page = browser.submit("login-alice", &[]).await.unwrap();
+    assert_eq!((page.status(), page.body()), (500, ""));
+    assert_eq!(page.header("set-cookie"), None);
+    revoked(&provider).await;
+    assert_eq!(sign_ins(&app).await, 0);
+    app.auth.shutdown().await;
+    let causes: Vec<Cause> = app.seen().iter().map(|seen| seen.cause).collect();
+    assert_eq!(causes, [Cause::SessionEnded]);
+
+    // The session that a browser has goes on with its cookie, whatever fails.
+    sessions.faults.clear();
+    app.sign_in(&mut browser, "alice").await;
+    sessions.faults.set(&["save"], Fail::Unavailable);
+    let page = app.get(&mut browser, "/count").await;
+    assert_eq!(page.status(), 500);
+    sessions.faults.clear();
+    assert_eq!(app.get(&mut browser, "/whoami").await.body(), "alice");
+}
+
+#[tokio::test]
+async fn a_browser_that_goes_away_while_the_session_is_saved_again_leaves_no_sign_in_behind() {
+    let provider = TestProvider::start().await;
+    let sessions = FaultySessions::default();
+    let app = Setup::new()
+        .sessions(SessionManagerLayer::new(sessions.clone()))
+        .start(&provider)
+        .await;
+    let mut browser = TestBrowser::new();
+    begin(&app, &mut browser, "/signin").await;
+    let (answer, _) = undelivered(&browser, "alice").await;
+    let gate = Gate::new();
+    sessions.faults.set(&["save"], Fail::Hold(gate.clone()));
+    let request = get_request(&path_and_query(&answer), &cookies(&browser));
+    let running = tokio::spawn(app.router.clone().oneshot(request));
+    gate.arrived(1).await;
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    revoked(&provider).await;
+    assert_eq!(sign_ins(&app).await, 0);
+}
+
 #[tokio::test]
 async fn at_the_limit_of_sign_ins_the_least_recent_leaves_and_hooks_are_told() {
     let provider = TestProvider::start().await;

@@ -10,6 +10,7 @@ use axum::Router;
 use axum::http::Method;
 use axum::routing::post;
 use axum_signout::clock::ManualClock;
+use axum_signout::store::AnySessionStore;
 use axum_signout::testing::{
     Endpoint, Event, Fault, Gate, TestBrowser, TestClient, TestProvider, TestUser,
 };
@@ -1209,6 +1210,72 @@ async fn a_session_store_that_cannot_be_read_is_reported_and_the_cookie_goes_a10
     assert!(removes_session_cookie(&answer));
     assert_eq!(report.session, SessionOutcome::Unread);
     assert!(report.evicted.is_empty());
+}
+
+/// As with Redis, for any session store that the crate was told of.
+#[tokio::test]
+async fn a_session_that_could_not_be_read_is_caught_up_with_a5_a10() {
+    let provider = TestProvider::start().await;
+    let sessions = FaultySessions::default();
+    let for_auth = AnySessionStore::v015(sessions.clone());
+    let app = Setup::new()
+        .sessions(SessionManagerLayer::new(sessions.clone()))
+        .auth(move |auth| auth.session_store(for_auth))
+        .start(&provider)
+        .await;
+    let mut browser = TestBrowser::new();
+    app.sign_in(&mut browser, "alice").await;
+    let cookie = browser.cookie("127.0.0.1", "id").unwrap().to_owned();
+    let headers = [("cookie", &*format!("id={cookie}"))];
+    sessions.faults.set(&["load", "delete"], Fail::Unavailable);
+    let (answer, report) = app.leave(&browser, json!({})).await;
+    assert!(removes_session_cookie(&answer));
+    let left = (report.session, report.pending, report.not_retried);
+    assert_eq!(left, (SessionOutcome::Unread, 1, 0));
+    // Once more, by who has kept the cookie: it is the same that is pending.
+    let (_, report) = app.leave(&browser, json!({})).await;
+    assert_eq!(
+        (report.session, report.pending),
+        (SessionOutcome::Unread, 1)
+    );
+
+    // It can be read again, but not changed: nobody is served what it names.
+    sessions.faults.clear();
+    sessions.faults.set(&["delete"], Fail::Unavailable);
+    let answer = send(&app.router, "GET", "/whoami", &headers, "").await;
+    assert_eq!(answer.body, "nobody");
+    assert_eq!(sign_ins(&app).await, 0);
+    assert!(sessions.record(&cookie).await.is_some());
+    sessions.faults.clear();
+    let left = within(app.auth.shutdown()).await;
+    assert_eq!(left.pending, 0, "{left:?}");
+    assert!(sessions.record(&cookie).await.is_none());
+    let causes: Vec<_> = app.seen().iter().map(|seen| seen.cause).collect();
+    assert_eq!(causes, [Cause::UserSignOut], "once");
+}
+
+/// Somebody else was faster: nobody will ever know what it held.
+#[tokio::test]
+async fn a_session_that_is_gone_when_its_store_is_back_is_settled_a5() {
+    let provider = TestProvider::start().await;
+    let sessions = FaultySessions::default();
+    let for_auth = AnySessionStore::v015(sessions.clone());
+    let app = Setup::new()
+        .sessions(SessionManagerLayer::new(sessions.clone()))
+        .auth(move |auth| auth.session_store(for_auth))
+        .start(&provider)
+        .await;
+    let mut browser = TestBrowser::new();
+    app.sign_in(&mut browser, "alice").await;
+    sessions.faults.set(&["load"], Fail::Unavailable);
+    let (_, report) = app.leave(&browser, json!({})).await;
+    assert_eq!(
+        (report.session, report.pending),
+        (SessionOutcome::Unread, 1)
+    );
+    sessions.faults.clear();
+    let left = within(app.auth.shutdown()).await;
+    assert_eq!((left.pending, app.seen().len()), (0, 0));
 }
 
 /// The app ends the session by itself, while the token store is away (A5).

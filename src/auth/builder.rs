@@ -22,7 +22,7 @@ use crate::hooks::{
 use crate::provider::Provider;
 use crate::report::SignOutReport;
 use crate::return_url::{Allowlist, BaseUrl, SafeTarget};
-use crate::store::{MemoryTokenStore, TokenStore};
+use crate::store::{AnySessionStore, MemoryTokenStore, TokenStore};
 
 use super::Auth;
 
@@ -40,6 +40,7 @@ pub struct AuthBuilder {
     config: Config,
     hooks: Hooks,
     store: Option<Arc<dyn TokenStore>>,
+    sessions: Option<AnySessionStore>,
     clock: Option<Arc<dyn Clock>>,
     cookie_key: Option<Zeroizing<Vec<u8>>>,
     after_sign_in: String,
@@ -57,6 +58,7 @@ impl AuthBuilder {
             config: Config::default(),
             hooks: Hooks::new(),
             store: None,
+            sessions: None,
             clock: None,
             cookie_key: None,
             after_sign_in: "/".into(),
@@ -76,6 +78,14 @@ impl AuthBuilder {
     /// Where tokens are kept. Default: [`MemoryTokenStore`], for one node.
     pub fn store(mut self, store: impl TokenStore) -> Self {
         self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// The session store that the app's session layer has. It is asked for one thing: where it was away at a sign-out, so that the session
+    /// could not be read, what the session named is evicted once the store is back ([`SessionOutcome::Unread`](crate::SessionOutcome::Unread)).
+    /// Default: that of [`TokenStore::session_store`], which [`RedisTokenStore`](crate::store::RedisTokenStore) has, and other stores have not.
+    pub fn session_store(mut self, sessions: AnySessionStore) -> Self {
+        self.sessions = Some(sessions);
         self
     }
 
@@ -579,6 +589,7 @@ impl AuthBuilder {
         let vault = CookieVault::new(cookie_key, base.is_secure());
         let cache = Cache::new(CacheParts {
             store,
+            sessions: self.sessions,
             clock,
             providers,
             hooks: self.hooks,

@@ -14,9 +14,9 @@ use crate::id::{
     AccountHash, Address, ClaimName, DownstreamName, KeyHash, Locator, OperationId, Selector,
 };
 use crate::store::{
-    Claim, Created, Downstream, Entry, Generation, Lease, Lookup, Measurement, OutboxItem,
-    Registered, Removal, Removed, Replaced, Result, RetainedTokens, SignInInfo, Started,
-    StoreError, StoreErrorKind, StoreListener, StoreStats, Target, TokenStore, operations,
+    AnySessionStore, Claim, Created, Downstream, Entry, Generation, Lease, Lookup, Measurement,
+    OutboxItem, Registered, Removal, Removed, Replaced, Result, RetainedTokens, SignInInfo,
+    Started, StoreError, StoreErrorKind, StoreListener, StoreStats, Target, TokenStore, operations,
 };
 use crate::token::AccessToken;
 
@@ -49,6 +49,10 @@ macro_rules! delegate {
 
             fn listen(&self, listener: Weak<dyn StoreListener>) {
                 self.0.listen(listener);
+            }
+
+            fn session_store(&self) -> Option<AnySessionStore> {
+                self.0.session_store()
             }
 
             async fn measure(&self) -> Vec<Measurement> {

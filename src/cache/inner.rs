@@ -17,6 +17,7 @@ use super::live::Registry;
 use super::notices::Told;
 use super::opened::{Opened, SignIn};
 use super::pending::PendingEvictions;
+use super::unread::UnreadSessions;
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::{Clock, Timestamp};
@@ -27,8 +28,8 @@ use crate::hooks::Hooks;
 use crate::id::{AccountHash, Address, Locator, OperationId, Selector, SessionKey, SignInId};
 use crate::provider::Provider;
 use crate::store::{
-    Created, Entry, Lookup, Registered, Removal, RevokeRule, SignInInfo, Started, StoreError,
-    StoreErrorKind, Target, TokenStore,
+    AnySessionStore, Created, Entry, Lookup, Registered, Removal, RevokeRule, SignInInfo, Started,
+    StoreError, StoreErrorKind, Target, TokenStore,
 };
 use crate::token::TokenSet;
 
@@ -47,6 +48,9 @@ pub(super) struct Inner {
     pub(super) live: Arc<Registry>,
     pub(super) told: Told,
     pub(super) pending: PendingEvictions,
+    /// Where the app keeps its sessions, if it said so.
+    pub(super) sessions: Option<AnySessionStore>,
+    pub(super) unread: UnreadSessions,
     pub(super) back_off: BackOff,
     pub(super) app_tokens: AppTokenTable,
     /// Rung when something was put into the outbox.
@@ -58,6 +62,7 @@ pub(super) struct Inner {
 /// What a cache is made of.
 pub(crate) struct CacheParts {
     pub(crate) store: Arc<dyn TokenStore>,
+    pub(crate) sessions: Option<AnySessionStore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) providers: Vec<Provider>,
     pub(crate) hooks: Hooks,
@@ -148,6 +153,8 @@ impl Cache {
             live: Registry::new(cache.clone()),
             told: Told::default(),
             pending: PendingEvictions::default(),
+            sessions: parts.sessions,
+            unread: UnreadSessions::default(),
             back_off: BackOff::default(),
             outbox: Arc::new(Notify::new()),
             stopped: CancellationToken::new(),

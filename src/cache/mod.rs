@@ -22,9 +22,11 @@ mod pick;
 mod refresh;
 mod revoke;
 mod time_left;
+mod unread;
 
 pub(crate) use self::app_tokens::AppKey;
 pub(crate) use self::evict::{Evicted, Order};
 pub(crate) use self::inner::{Cache, CacheParts, NewSignIn, Use};
 pub(crate) use self::opened::{Opened, SignIn};
 pub use self::time_left::TimeLeft;
+pub(crate) use self::unread::LateSignOut;

@@ -129,7 +129,7 @@ impl Cache {
         let stats = tokio::time::timeout(limit, inner.store.stats()).await;
         ShutdownReport {
             finished,
-            pending: inner.pending.count(),
+            pending: inner.pending.count() + inner.unread.count(),
             outbox: stats.ok().and_then(Result::ok).map(|stats| stats.outbox),
         }
     }

@@ -120,6 +120,10 @@ async fn create(
     if caller.is_gone() {
         return Err(gone());
     }
+    if let Some(id) = session.id() {
+        // What is signed out must not be carried over.
+        core.cache.catch_up(id).await?;
+    }
     let held = match session.sign_ins().await {
         // What nobody can read is nobody's: it must not become this account's.
         Err(error) if error.is_garbage() => {

@@ -11,8 +11,9 @@ use url::Url;
 use super::interrupted::{UnderWay, resume, search};
 use super::request::{Back, EndSessionRequest, Hint, Whom};
 use super::rp_initiated::{EndSession, Exit};
-use crate::cache::{Evicted, Order, SignIn};
+use crate::cache::{Evicted, LateSignOut, Order, SignIn};
 use crate::cause::Cause;
+use crate::config::Config;
 use crate::core::Core;
 use crate::current::Current;
 use crate::hooks::Navigation;
@@ -54,16 +55,21 @@ fn thrown_out(cause: Cause) -> bool {
     }
 }
 
+/// Whether a sign-in is one that was named, as far as its address tells.
+fn meant(config: &Config, whom: &Whom, address: &Address) -> bool {
+    match whom {
+        Whom::All => true,
+        Whom::Account(account) => address.account == account.hash(&config.identity),
+        Whom::SignIn(id) => address.id == *id,
+    }
+}
+
 /// The accounts that are signed out everywhere. One whose sign-in in this session has ended by itself while the request ran is
 /// among them, for its others have not; and one that the store could not open, as far as it is known to be meant.
 fn everywhere(current: &Current, whom: &Whom, unopened: &[Address]) -> BTreeSet<AccountHash> {
     let opened = current.opened().iter().filter(|one| whom.names(one));
     let opened = opened.filter(|one| !one.cause().is_some_and(thrown_out));
-    let meant = |address: &&Address| match whom {
-        Whom::All => true,
-        Whom::Account(account) => address.account == account.hash(&current.core().config.identity),
-        Whom::SignIn(id) => address.id == *id,
-    };
+    let meant = |address: &&Address| meant(&current.core().config, whom, address);
     let opened = opened.map(|one| one.address().account);
     let unopened = unopened.iter().filter(meant);
     opened.chain(unopened.map(|one| one.account)).collect()
@@ -126,6 +132,35 @@ pub(crate) async fn sign_out(
     }
 }
 
+/// Whole accounts, and of the others those of this session.
+fn orders(
+    accounts: &BTreeSet<AccountHash>,
+    here: impl Iterator<Item = Address>,
+    cause: Cause,
+) -> Vec<Order> {
+    let here = here.filter(|address| !accounts.contains(&address.account));
+    let here = here.map(|address| Order::new(Target::SignIn(address), Cause::UserSignOut));
+    let whole = accounts.iter();
+    let whole = whole.map(|one| Order::new(Target::Account(*one), cause));
+    whole.chain(here).collect()
+}
+
+/// What the same sign-out does with a session that is read later.
+fn late(core: &Arc<Core>, request: &EndSessionRequest, correlation_id: &str) -> LateSignOut {
+    // Not the whole: what is kept is kept in the core's cache.
+    let config = core.config.clone();
+    let (whom, everywhere, cause) = (request.whom.clone(), request.everywhere, request.cause());
+    LateSignOut {
+        cause,
+        correlation_id: correlation_id.to_owned(),
+        orders: Box::new(move |held| {
+            let named = held.iter().filter(|one| meant(&config, &whom, one));
+            let accounts = named.filter(|_| everywhere).map(|one| one.account);
+            orders(&accounts.collect(), held.iter().copied(), cause)
+        }),
+    }
+}
+
 async fn run(
     current: &Current,
     headers: &HeaderMap,
@@ -152,15 +187,19 @@ async fn run(
         .iter()
         .map(SignIn::address)
         .chain(names.iter().copied());
-    let here = here.filter(|address| !accounts.contains(&address.account));
-    let here = here.map(|address| Order::new(Target::SignIn(address), Cause::UserSignOut));
-    let whole = accounts.iter();
-    let whole = whole.map(|one| Order::new(Target::Account(*one), request.cause()));
-    let orders: Vec<Order> = whole.chain(here).collect();
+    let orders = orders(&accounts, here, request.cause());
 
     let evicted = core.cache.evict(&orders, &correlation_id).await;
     let cause = request.cause();
     let mut report = core.cache.report(cause, &correlation_id, &evicted);
+    // Before its record may be deleted.
+    if let (Unopened::Unread, Some(id)) = (&unopened, current.session().and_then(AnySession::id)) {
+        let late = late(&core, &request, &correlation_id);
+        if let Some(retried) = core.cache.sign_out_later(id, late) {
+            report.pending += 1;
+            report.not_retried += usize::from(!retried);
+        }
+    }
     report.session = match current.session() {
         None => SessionOutcome::None,
         // Nothing is there that could end: a stranger's request is not the session store's business.
@@ -219,6 +258,12 @@ async fn unopened(current: &Current) -> Unopened {
     let Some(session) = current.session() else {
         return Unopened::Unread;
     };
+    // By an earlier sign-out, which could not either.
+    if let Some(id) = session.id()
+        && current.core().cache.catch_up(id).await.is_err()
+    {
+        return Unopened::Unread;
+    }
     match tokio::time::timeout(SESSION_STORE_WAIT, session.sign_ins()).await {
         Ok(Ok(held)) => {
             let names = held.sign_ins().iter().map(|one| one.address);

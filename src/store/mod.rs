@@ -22,6 +22,7 @@ mod limits;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
+mod sessions;
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -38,6 +39,12 @@ pub use self::memory::{MemoryTokenStore, MemoryTokenStoreBuilder};
 pub use self::redis::RedisSessionStore;
 #[cfg(feature = "redis")]
 pub use self::redis::{MemoryTier, RedisTokenStore, RedisTokenStoreBuilder, TierStats};
+pub use self::sessions::AnySessionStore;
+#[cfg(all(
+    feature = "redis",
+    any(feature = "tower-sessions-015", feature = "tower-sessions-014")
+))]
+pub(crate) use self::sessions::Records;
 use crate::account::Account;
 use crate::cause::Cause;
 use crate::clock::Timestamp;
@@ -579,6 +586,12 @@ pub trait TokenStore: Send + Sync + fmt::Debug + 'static {
     /// How much is kept.
     async fn stats(&self) -> Result<StoreStats>;
 
+    /// Where the app keeps its sessions, if the store knows: beside the sign-ins. Used where
+    /// [`AuthBuilder::session_store`](crate::AuthBuilder::session_store) says nothing. By default there is none.
+    fn session_store(&self) -> Option<AnySessionStore> {
+        None
+    }
+
     /// What an operator may want to watch besides [`stats`](Self::stats), as [`measure_every`](crate::AuthBuilder::measure_every) asks for it.
     /// What cannot be had is left out. By default there is nothing.
     async fn measure(&self) -> Vec<Measurement> {
@@ -659,6 +672,10 @@ macro_rules! delegate {
 
             fn listen(&self, listener: Weak<dyn StoreListener>) {
                 (**self).listen(listener);
+            }
+
+            fn session_store(&self) -> Option<AnySessionStore> {
+                (**self).session_store()
             }
 
             async fn measure(&self) -> Vec<Measurement> {

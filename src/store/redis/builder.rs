@@ -241,6 +241,7 @@ impl RedisTokenStoreBuilder {
             max_per_account: self.max_sign_ins_per_account,
             subscription,
             tier,
+            sessions_given: false.into(),
         })
     }
 

@@ -75,6 +75,9 @@ mod watch;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+#[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
+use std::sync::atomic::Ordering;
 
 pub use self::builder::RedisTokenStoreBuilder;
 use self::codec::Codec;
@@ -196,6 +199,12 @@ pub struct RedisTokenStore {
     max_per_account: usize,
     subscription: Subscription,
     tier: Option<Arc<Tier>>,
+    /// Whether the app has its sessions here as well.
+    #[cfg_attr(
+        not(any(feature = "tower-sessions-015", feature = "tower-sessions-014")),
+        allow(dead_code, reason = "there are no sessions")
+    )]
+    sessions_given: AtomicBool,
 }
 
 impl RedisTokenStore {
@@ -221,6 +230,12 @@ impl RedisTokenStore {
     #[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
     #[must_use]
     pub fn sessions(&self) -> RedisSessionStore {
+        self.sessions_given.store(true, Ordering::SeqCst);
+        self.make_sessions()
+    }
+
+    #[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
+    fn make_sessions(&self) -> RedisSessionStore {
         RedisSessionStore::new(self.keys.clone(), self.codec.clone(), self.link.clone())
     }
 

@@ -1,6 +1,6 @@
 //! What this node carried out of late: memory of it is what a master that lost it is told again.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -252,6 +252,8 @@ impl Bucket {
 pub(super) struct Recent {
     buckets: Box<[Mutex<Bucket>]>,
     count: AtomicUsize,
+    /// Sessions that are read once more before they are deleted. Bounded by who asks for it.
+    held: Mutex<HashSet<[u8; 32]>>,
 }
 
 impl Default for Recent {
@@ -259,6 +261,7 @@ impl Default for Recent {
         Self {
             buckets: (0..BUCKETS).map(|_| Mutex::default()).collect(),
             count: AtomicUsize::new(0),
+            held: Mutex::default(),
         }
     }
 }
@@ -348,6 +351,35 @@ impl Recent {
             _ => None,
         });
         deleted.is_some()
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on requests do not find this session, nor delete it.
+    #[cfg_attr(
+        not(any(feature = "tower-sessions-015", feature = "tower-sessions-014")),
+        allow(dead_code, reason = "there are no sessions")
+    )]
+    pub(super) fn hold(&self, session: [u8; 32]) {
+        self.held().insert(session);
+    }
+
+    #[cfg_attr(
+        not(any(feature = "tower-sessions-015", feature = "tower-sessions-014")),
+        allow(dead_code, reason = "there are no sessions")
+    )]
+    pub(super) fn holds(&self, session: &[u8; 32]) -> bool {
+        self.held().contains(session)
+    }
+
+    #[cfg_attr(
+        not(any(feature = "tower-sessions-015", feature = "tower-sessions-014")),
+        allow(dead_code, reason = "there are no sessions")
+    )]
+    pub(super) fn let_go(&self, session: &[u8; 32]) {
+        self.held().remove(session);
     }
 
     fn refused(mark: &Marked, started: &Started, now: Timestamp) -> Option<()> {

@@ -14,7 +14,7 @@ use super::recent::Done;
 use super::reply::maybe_bytes;
 use crate::clock::{Clock, SystemClock};
 use crate::id::{hash_parts, random};
-use crate::store::Result;
+use crate::store::{Records, Result};
 
 /// Keeps the sessions of tower-sessions in the same Redis as the sign-ins, over the same connection. Made by
 /// [`RedisTokenStore::sessions`](super::RedisTokenStore::sessions).
@@ -96,6 +96,13 @@ impl RedisSessionStore {
     }
 
     async fn load<T: for<'de> Deserialize<'de>>(&self, id: i128) -> Result<Option<T>> {
+        let loaded = self.load_held(id).await?;
+        let held = self.link.replay().recent.holds(&Self::name(id));
+        Ok(loaded.filter(|_| !held))
+    }
+
+    /// Also where it is held back from requests.
+    async fn load_held<T: for<'de> Deserialize<'de>>(&self, id: i128) -> Result<Option<T>> {
         let name = Self::name(id);
         let sealed = self.read(&self.keys.session(&name)).await?;
         // A cluster may have lost that, and another Redis may have refused it.
@@ -111,12 +118,46 @@ impl RedisSessionStore {
     }
 
     async fn delete(&self, id: i128) -> Result<()> {
+        if self.link.replay().recent.holds(&Self::name(id)) {
+            return Ok(());
+        }
+        self.delete_held(id).await
+    }
+
+    async fn delete_held(&self, id: i128) -> Result<()> {
         let name = Self::name(id);
         let mut delete: Cmd = redis::cmd("DEL");
         delete.arg(self.keys.session(&name));
         // Remembered first: if Redis is away, it is deleted before this node is served again.
         self.link.replay().recent.add(Arc::new(Done::Session(name)));
         self.link.send(&delete).await.map(drop)
+    }
+}
+
+#[cfg(feature = "tower-sessions-015")]
+use tower_sessions::session::Record as AnyRecord;
+#[cfg(all(feature = "tower-sessions-014", not(feature = "tower-sessions-015")))]
+use tower_sessions_014::session::Record as AnyRecord;
+
+/// Both versions write the same.
+#[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
+#[async_trait::async_trait]
+impl Records for RedisSessionStore {
+    async fn read(&self, id: i128, key: &str) -> Result<Option<serde_json::Value>> {
+        let record: Option<AnyRecord> = self.load_held(id).await?;
+        Ok(record.map(|mut record| record.data.remove(key).unwrap_or_default()))
+    }
+
+    async fn delete(&self, id: i128) -> Result<()> {
+        self.delete_held(id).await
+    }
+
+    fn hold(&self, id: i128) {
+        self.link.replay().recent.hold(Self::name(id));
+    }
+
+    fn let_go(&self, id: i128) {
+        self.link.replay().recent.let_go(&Self::name(id));
     }
 }
 

@@ -1,6 +1,8 @@
 //! The calls, each put together of the steps that lie in one slot.
 
 use std::collections::HashMap;
+#[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ use crate::id::{
     AccountHash, Address, ClaimName, DownstreamName, KeyHash, Locator, OperationId, Selector,
     SignInId, TokenHash,
 };
+#[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
+use crate::store::AnySessionStore;
 use crate::store::{
     Claim, Created, Downstream, Entry, Generation, Lease, Lookup, Measurement, OutboxItem,
     Registered, Removal, Removed, Replaced, Result, RetainedTokens, SignInInfo, Started,
@@ -67,6 +71,12 @@ impl TokenStore for RedisTokenStore {
 
     fn listen(&self, listener: Weak<dyn StoreListener>) {
         self.subscription.listen(Arc::new(PassedOn(listener)));
+    }
+
+    #[cfg(any(feature = "tower-sessions-015", feature = "tower-sessions-014"))]
+    fn session_store(&self) -> Option<AnySessionStore> {
+        let given = self.sessions_given.load(Ordering::SeqCst);
+        given.then(|| AnySessionStore::of(self.make_sessions()))
     }
 
     async fn now(&self) -> Result<Timestamp> {
