@@ -172,6 +172,7 @@ mod tests {
             providers: Vec::new(),
             hooks: Hooks::new(),
             config: Arc::new(Config::default()),
+            sessions: None,
         })
     }
 

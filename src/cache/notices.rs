@@ -245,6 +245,7 @@ mod tests {
                 providers: Vec::new(),
                 hooks,
                 config: Arc::new(Config::default()),
+                sessions: None,
             });
             Self { cache, clock, told }
         }
