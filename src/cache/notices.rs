@@ -154,9 +154,7 @@ mod tests {
     use crate::config::Config;
     use crate::hooks::Hooks;
     use crate::id::{AccountHash, Locator, SignInId};
-    use crate::store::{
-        Generation, MemoryTokenStore, Started, StoreError, StoreErrorKind, Target, TokenStore as _,
-    };
+    use crate::store::{Generation, MemoryTokenStore, Started, StoreError, StoreErrorKind, Target};
     use crate::token::TokenSet;
 
     fn somebody() -> Address {
