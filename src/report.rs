@@ -18,11 +18,12 @@ pub struct SignOutReport {
     pub correlation_id: String,
     /// The sign-ins whose tokens left the cache.
     pub evicted: Vec<EvictedSignIn>,
-    /// Evictions that the store did not confirm, each of one sign-in or of all that an account or a session at the provider has: this
+    /// Evictions that the store did not confirm, each of one sign-in or of all that an account or a session at the provider has, or of a
+    /// session that [could not be read](SessionOutcome::Unread): this
     /// node serves their tokens no more and goes on trying. Hooks are called once it has, and what left then is reported once more,
     /// under the same correlation id, or under that of an earlier sign-out that waits for the same.
     pub pending: usize,
-    /// How many of those are *not* tried again, because 100,000 different ones are pending on this node already. What requests hold
+    /// How many of those are *not* tried again, because 100,000 different ones (10,000 sessions) are pending on this node already. What requests hold
     /// at this moment ends; a request that comes later is served as long as the store has the sign-in. To be sent again.
     pub not_retried: usize,
     /// What became of the session.
@@ -99,9 +100,16 @@ pub enum SessionOutcome {
     Renewed,
     /// Its cookie is removed, but the session store could not delete the record, which opens nothing any more.
     NotDeleted,
-    /// Its cookie is removed, but the session store could not read the record. What sign-ins it names is not known, so they are not
-    /// evicted, and their tokens not revoked, until they expire. Until then a copy of the cookie opens them once the store is back, unless
-    /// it was back a moment later to delete the record. Not so with `RedisSessionStore`, which deletes it as soon as it can.
+    /// Its cookie is removed, but the session store could not read the record, so what sign-ins it names is not known yet. Where the session
+    /// store is known (it is with `RedisSessionStore`, and others are named by
+    /// [`AuthBuilder::session_store`](crate::AuthBuilder::session_store)) the session counts as one in [`SignOutReport::pending`]: this node
+    /// remembers up to 10,000 of them, serves nothing that they name, and tries again, after 0.1 s and then less and less often, every 30 s
+    /// at the last, for as long as a sign-in lives. Once it reads the session it evicts the sign-ins, tells hooks and reports under the
+    /// same correlation id, and deletes the record. Other nodes serve a copy of the cookie until then. If the record is gone by then
+    /// nothing is evicted, and the trace says so.
+    ///
+    /// Where it is not known, or with one more that is in [`SignOutReport::not_retried`], nothing is tried again: a copy of the cookie opens
+    /// the sign-ins once the store is back, until they expire, unless the record could be deleted meanwhile.
     Unread,
 }
 

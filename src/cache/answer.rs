@@ -418,6 +418,7 @@ mod tests {
     async fn what_this_node_knows_of_an_end_outweighs_what_the_store_is_told_later_r31() {
         let cache = Cache::new(crate::cache::CacheParts {
             store: Arc::new(crate::store::MemoryTokenStore::new()),
+            sessions: None,
             clock: Arc::new(crate::clock::SystemClock::new()),
             providers: Vec::new(),
             hooks: crate::hooks::Hooks::new(),

@@ -168,6 +168,7 @@ mod tests {
     fn cache(store: &Arc<Away>) -> Cache {
         Cache::new(CacheParts {
             store: store.clone(),
+            sessions: None,
             clock: Arc::new(SystemClock::new()),
             providers: Vec::new(),
             hooks: Hooks::new(),

@@ -37,8 +37,10 @@ pub(crate) struct LateSignOut {
     pub(crate) cause: Cause,
     pub(crate) correlation_id: String,
     /// What is to be evicted, by what the session turns out to name.
-    pub(crate) orders: Box<dyn Fn(&[Address]) -> Vec<Order> + Send + Sync>,
+    pub(crate) orders: OrdersFor,
 }
+
+type OrdersFor = Box<dyn Fn(&[Address]) -> Vec<Order> + Send + Sync>;
 
 struct Unread {
     id: SessionId,

@@ -9,8 +9,6 @@ use crate::node::{AHEAD, TOKEN_LIFETIME, Told};
 use crate::support::certified::{Certified, Event, LedgerToken};
 use crate::user::{Call, Story, Town};
 
-const UNANSWERED: &str = "500 Internal Server Error at the callback";
-
 pub struct Books {
     stories: Vec<Story>,
     /// What became of a last request of each.
@@ -201,27 +199,12 @@ impl Books {
             .collect()
     }
 
-    /// Whose sign-ins may be forgotten. Some were told so: the sign-out had not read the session ([`SessionOutcome::Unread`]), and the
-    /// record was gone at the next attempt. And tower-sessions saves a session once more behind the handler of the callback, and answers
-    /// 500, without a cookie, when Redis is gone between that and the handler's own save.
-    ///
-    /// [`SessionOutcome::Unread`]: axum_signout::SessionOutcome::Unread
-    fn may_be_forgotten(&self) -> Vec<&str> {
-        let unread = self.stories.iter().filter(|story| story.unread);
-        let unread = unread.map(|story| &*story.user);
-        let unanswered = self.failed_sign_ins.get(UNANSWERED).into_iter().flatten();
-        unread.chain(unanswered.map(String::as_str)).collect()
-    }
-
     fn every_token_is_gone_or_of_a_live_sign_in(&self) {
-        let mut excused = self.may_be_forgotten();
-        for (grant, user) in self.forgotten() {
-            let known = excused.iter().position(|excused| *excused == user);
-            let Some(known) = known else {
-                panic!("tokens of {user} are left, of the grant {grant}, and their sign-in is not");
-            };
-            excused.swap_remove(known);
-        }
+        let forgotten = self.forgotten();
+        assert!(
+            forgotten.is_empty(),
+            "tokens are left, by grant and user, and their sign-in is not: {forgotten:?}"
+        );
     }
 
     fn each_expiry_made_one_refresh(&self) {

@@ -257,11 +257,9 @@ impl Town {
         };
         let nodes: Vec<usize> = (0..64).map(|_| self.any_node(chance)).collect();
         let leaving = async {
-            let mut unread = false;
             for (tries, node) in nodes.into_iter().enumerate() {
                 match self.leave(&cookies, node).await {
-                    Some((left, _)) if left.session == "Unread" => unread = true,
-                    Some((left, at)) if left.not_retried == 0 => return (tries, unread, left, at),
+                    Some((left, at)) if left.not_retried == 0 => return (tries, left, at),
                     _ => {}
                 }
                 // A browser has no cookie any more; this one has kept a copy, and tries again.
@@ -269,10 +267,10 @@ impl Town {
             }
             panic!("nobody can sign out");
         };
-        let (calls, (tries, unread, left, at)) = tokio::join!(meanwhile, leaving);
+        let (calls, (tries, left, at)) = tokio::join!(meanwhile, leaving);
         story.calls.extend(calls);
         story.tried_in_vain = tries;
-        story.unread = unread;
+        story.unread = left.session == "Unread";
         story.pending = left.pending > 0;
         story.left = Some(at);
         // At once, on every node, by whoever has copied the cookie; and once more a little later.

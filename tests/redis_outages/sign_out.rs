@@ -119,7 +119,7 @@ async fn away_before_a_sign_out_what_the_session_held_is_evicted_when_redis_is_b
 
 /// Nobody asks: it is done all the same.
 #[tokio::test]
-async fn away_before_a_sign_out_everywhere_the_other_sessions_end_as_well_a5_r11() {
+async fn away_before_a_sign_out_everywhere_the_other_sessions_end_as_well_a5() {
     let mut world = World::new().await;
     let browser = world.sign_in().await;
     let elsewhere = world.sign_in().await;

@@ -21,7 +21,7 @@ use crate::store::{Records, Result};
 ///
 /// A session that was deleted stays deleted: a request that still ran when its user signed out saves nothing, and is
 /// answered as if it had. One that was to be deleted while Redis was away is deleted as soon as it is back, before this node
-/// reads anything. Session ids open sessions, so Redis sees their hashes only.
+/// reads anything; or, where a sign-out had yet to read it, after what it names was evicted. Session ids open sessions, so Redis sees their hashes only.
 ///
 /// ```no_run
 /// use axum_signout::store::RedisTokenStore;
