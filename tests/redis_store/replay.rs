@@ -220,6 +220,26 @@ async fn a_node_that_nobody_asks_replays_all_the_same_a6() {
     until("nobody replayed", async || !is_live(&there, &ann).await).await;
 }
 
+/// The connection of the store's scripts.
+fn cut_off(server: &RedisServer) {
+    let clients = server.cli(&["CLIENT", "LIST"]);
+    let ours = clients.lines().find(|client| client.contains("cmd=eval"));
+    let ours = ours.and_then(|client| {
+        client
+            .split(' ')
+            .find_map(|field| field.strip_prefix("id="))
+    });
+    server.cli(&["CLIENT", "KILL", "ID", ours.expect("the store's")]);
+}
+
+/// A sign-out everywhere whose mark ends at once.
+fn soon_forgotten() -> Removal {
+    Removal {
+        mark_for: Duration::from_millis(1),
+        ..removal(Cause::SignOutEverywhere)
+    }
+}
+
 #[tokio::test]
 async fn an_interruption_costs_reads_only() {
     let server = RedisServer::start().await;
@@ -233,19 +253,42 @@ async fn an_interruption_costs_reads_only() {
         )
         .await;
     }
-    let clients = server.cli(&["CLIENT", "LIST"]);
-    let ours = clients.lines().find(|client| client.contains("cmd=eval"));
-    let ours = ours.and_then(|client| {
-        client
-            .split(' ')
-            .find_map(|field| field.strip_prefix("id="))
-    });
-    server.cli(&["CLIENT", "KILL", "ID", ours.expect("the store's")]);
+    // Of one nothing is left, another has come again, and of the third one stays.
+    for n in 3..6 {
+        let kept = sign_in(&here, &account(n), entry("ann")).await;
+        let target = match n {
+            5 => Target::AccountExcept(account(n), kept.address.id),
+            _ => Target::Account(account(n)),
+        };
+        sign_in(&here, &account(n), entry("other")).await;
+        evict(&here, target, &soon_forgotten()).await;
+    }
+    sign_in(&here, &account(4), entry("new")).await;
+    cut_off(&server);
     let commands = server.commands_of(async { drop(here.now().await) }).await;
     let writes = commands.iter().filter(|command| command.contains("EVAL"));
     assert_eq!(writes.count(), 0, "{commands:?}");
     let reads = commands.iter().filter(|command| command.contains("HMGET"));
-    assert_eq!(reads.count(), 3, "{commands:?}");
+    assert_eq!(reads.count(), 6 + 2, "{commands:?}");
+}
+
+#[tokio::test]
+async fn a_sign_out_everywhere_whose_mark_has_ended_is_done_again_where_it_was_lost_a2() {
+    let mut redis = Snapshots::start().await;
+    let here = node(redis.server());
+    let ann = sign_in(&here, &account(1), entry("ann")).await;
+    let kept = sign_in(&here, &account(2), entry("kept")).await;
+    let left = sign_in(&here, &account(2), entry("left")).await;
+    redis.save();
+    evict(&here, Target::Account(account(1)), &soon_forgotten()).await;
+    let others = Target::AccountExcept(account(2), kept.address.id);
+    evict(&here, others, &soon_forgotten()).await;
+    redis.restart().await;
+    let there = node(redis.server());
+    assert!(is_live(&there, &ann).await && is_live(&there, &left).await);
+    here.now().await.unwrap();
+    assert!(!is_live(&there, &ann).await && !is_live(&there, &left).await);
+    assert!(is_live(&there, &kept).await);
 }
 
 #[tokio::test]

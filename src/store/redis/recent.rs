@@ -67,7 +67,7 @@ pub(super) struct Gone {
 }
 
 impl Gone {
-    fn means(&self, id: &SignInId, created: Timestamp) -> Option<Cause> {
+    pub(super) fn means(&self, id: &SignInId, created: Timestamp) -> Option<Cause> {
         if let Some(left) = self.left.iter().find(|left| left.id == *id) {
             return Some(left.cause);
         }

@@ -19,11 +19,14 @@ use super::script::{self, Call};
 use super::sign_ins::{flag, member, rule};
 use super::time::{Time, lifetime, moment, seconds};
 use crate::clock::Timestamp;
-use crate::id::Address;
+use crate::id::{Address, SignInId};
 use crate::store::{Result, RevokeRule};
 
 /// How many things are looked at, or done, in one go.
 const AT_ONCE: usize = 64;
+
+/// How long an id is in text.
+const ID_LENGTH: usize = 22;
 
 /// How many buckets are worked on side by side.
 const BUCKETS_AT_ONCE: usize = 8;
@@ -122,9 +125,41 @@ impl Replay {
         let mut answers = answers.into_iter();
         let now = reply::time(answers.next().ok_or_else(unexpected)?)?;
         let now = self.time.test_clock().map_or(now, |clock| clock.steady());
-        let mut lost = Vec::new();
+        let mut found = Vec::with_capacity(all.len());
+        let mut others = Pipeline::new();
         for (done, answer) in all.iter().zip(answers) {
-            if !is_there(done, answer, now)? {
+            let look = find(done, answer, now)?;
+            if let (Found::Others(ids), Done::Removal(gone)) = (&look, &**done) {
+                let mut get = redis::cmd("HMGET");
+                get.arg(self.keys.account(&gone.account));
+                for id in ids {
+                    get.arg(format!("h{id}"));
+                }
+                others.add_command(get);
+            }
+            found.push((done, look));
+        }
+        let mut others = match others.is_empty() {
+            true => Vec::new(),
+            false => match connection
+                .within(timeout, Request::Together(&others))
+                .await?
+            {
+                Value::Array(answers) => answers,
+                _ => return Err(unexpected()),
+            },
+        }
+        .into_iter();
+        let mut lost = Vec::new();
+        for (done, look) in found {
+            let is_there = match (look, &**done) {
+                (Found::Others(ids), Done::Removal(gone)) => {
+                    let heads = others.next().ok_or_else(unexpected)?;
+                    none_was_meant(gone, &ids, heads)?
+                }
+                (look, _) => look == Found::There,
+            };
+            if !is_there {
                 lost.push(done);
             }
         }
@@ -144,9 +179,13 @@ impl Replay {
                     get.arg(format!("h{}", left.id));
                 }
             }
-            // Written in the same step as its sign-ins were taken out.
+            // The mark is written in the same step as its sign-ins are taken out; where it has ended they tell themselves.
             Done::Removal(gone) => {
-                get.arg(self.keys.account(&gone.account)).arg("m");
+                get.arg(self.keys.account(&gone.account));
+                get.arg("m").arg("s");
+                for left in &gone.left {
+                    get.arg(format!("h{}", left.id));
+                }
             }
             Done::Closing(closed) => {
                 get.arg(&self.keys.of_selector(&closed.selector)[1]);
@@ -216,21 +255,41 @@ impl Replay {
     }
 }
 
+/// What there is of something that was done.
+#[derive(Debug, PartialEq)]
+enum Found {
+    There,
+    Lost,
+    /// These are there beside it: it was lost if any of them was meant.
+    Others(Vec<SignInId>),
+}
+
+impl Found {
+    fn there(is_there: bool) -> Self {
+        match is_there {
+            true => Self::There,
+            false => Self::Lost,
+        }
+    }
+}
+
 /// Whether what was done is still so, by what [`Replay::look`] reads.
-fn is_there(done: &Done, answer: Value, now: Timestamp) -> Result<bool> {
-    Ok(match done {
+fn find(done: &Done, answer: Value, now: Timestamp) -> Result<Found> {
+    let is_there = match done {
         Done::Removal(gone) if gone.meant == Meant::NoOther => {
             let mut heads = Reply::of(answer)?;
-            for _ in &gone.left {
-                if !has_left(heads.maybe_bytes()?.as_deref(), &gone.mark, now) {
-                    return Ok(false);
-                }
-            }
-            true
+            have_left(&mut heads, gone, now)?
         }
-        // Where the mark has ended nothing tells, so it is done again.
         Done::Removal(gone) => {
-            let mark = Reply::of(answer)?.maybe_bytes()?;
+            let mut fields = Reply::of(answer)?;
+            let (mark, ids) = (fields.maybe_bytes()?, fields.maybe_bytes()?);
+            if gone.mark.has_ended(now) {
+                let ids = ids.as_deref().map_or(Ok(Vec::new()), ids_of)?;
+                return Ok(match have_left(&mut fields, gone, now)? {
+                    true if !ids.is_empty() => Found::Others(ids),
+                    is_there => Found::there(is_there),
+                });
+            }
             mark.is_some_and(|mark| is_marked(&mark, &gone.mark))
         }
         Done::Closing(closed) => {
@@ -245,7 +304,38 @@ fn is_there(done: &Done, answer: Value, now: Timestamp) -> Result<bool> {
                 Some(Head::Left(..)) | None => true,
             }
         }
-    })
+    };
+    Ok(Found::there(is_there))
+}
+
+/// Ids as the field `s` has them, see `account_keys.lua`.
+fn ids_of(field: &[u8]) -> Result<Vec<SignInId>> {
+    let parse = |id| SignInId::parse(std::str::from_utf8(id).ok()?);
+    let ids: Option<Vec<SignInId>> = field.chunks(ID_LENGTH).map(parse).collect();
+    ids.ok_or_else(unexpected)
+}
+
+fn have_left(heads: &mut Reply, gone: &Gone, now: Timestamp) -> Result<bool> {
+    for _ in &gone.left {
+        if !has_left(heads.maybe_bytes()?.as_deref(), &gone.mark, now) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether all of these came later, or were to stay.
+fn none_was_meant(gone: &Gone, ids: &[SignInId], heads: Value) -> Result<bool> {
+    let mut heads = Reply::of(heads)?;
+    for id in ids {
+        let head = heads.maybe_bytes()?;
+        if let Some(Head::Live(live)) = head.as_deref().and_then(Head::parse)
+            && gone.means(id, live.created).is_some()
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn has_left(head: Option<&[u8]>, mark: &Marked, now: Timestamp) -> bool {
