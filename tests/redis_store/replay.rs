@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use axum_signout::store::{
-    Created, Generation, Lookup, RedisTokenStore, Registered, Removal, Replaced, Started, Target,
-    TokenStore,
+    Created, Generation, Lookup, RedisTokenStore, Registered, Removal, Replaced, RevokeRule,
+    Started, Target, TokenStore,
 };
 use axum_signout::testing::store_contract::{account, locator};
 use axum_signout::{AccountHash, Cause, Locator, OperationId, Selector};
@@ -386,5 +386,78 @@ async fn in_a_cluster_a_node_honours_what_it_evicted_at_once_and_the_others_soon
     for sid in &closed {
         let registered = there.register(sid, &ann[0].address, &before).await;
         assert_eq!(registered.unwrap(), Registered::Refused);
+    }
+}
+
+/// The same account as it is now, under another name, and back again: as a restart from an old snapshot would have it.
+fn aside(server: &RedisServer, locator: &Locator) -> [String; 2] {
+    let key = account_key(locator);
+    let kept = format!("{key}:aside");
+    assert_eq!(server.cli(&["COPY", &key, &kept]), "1");
+    [kept, key]
+}
+
+fn put_back(server: &RedisServer, [kept, key]: &[String; 2]) {
+    assert_eq!(server.cli(&["COPY", kept, key, "REPLACE"]), "1");
+}
+
+#[tokio::test]
+async fn what_redis_refuses_to_do_again_holds_here_and_is_done_when_it_does_not_a2() {
+    let server = RedisServer::start().await;
+    let (here, there) = (node(&server), node(&server));
+    let ann = sign_in(&here, &account(1), entry("ann")).await;
+    let before = now(&here).await;
+    let old = aside(&server, &ann);
+    let target = Target::Account(account(1));
+    assert_eq!(evict(&here, target, &removal(Cause::Operator)).await, 1);
+    put_back(&server, &old);
+    cut_off(&server);
+    server.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    here.now().await.unwrap();
+    assert!(is_live(&there, &ann).await, "it is refused");
+    assert!(!is_live(&here, &ann).await);
+    assert_eq!(here.list(&account(1)).await.unwrap(), []);
+    assert!(!comes_in(&here, &account(1), &before).await);
+    server.cli(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    until("nobody replayed", async || !is_live(&there, &ann).await).await;
+}
+
+/// Those of the accounts that lie on this master, and the others.
+fn by_master(master: &RedisServer, all: Vec<Locator>) -> (Vec<Locator>, Vec<Locator>) {
+    let keys = master.keys();
+    all.into_iter()
+        .partition(|one| keys.contains(&account_key(one)))
+}
+
+#[tokio::test]
+async fn a_master_that_stands_still_keeps_no_account_of_another_from_being_served() {
+    let cluster = RedisCluster::start().await;
+    for master in cluster.masters() {
+        master.cli(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    }
+    let store = RedisTokenStore::cluster(cluster.urls());
+    let store = store.timeout(Duration::from_millis(500)).build().unwrap();
+    let mut all = Vec::new();
+    for n in 0..24 {
+        let mut entry = entry("ann");
+        entry.selectors = [].into();
+        all.push(sign_in(&store, &account(n), entry).await);
+        let gone = Target::SignIn(locator(&account(n)).address);
+        evict(&store, gone, &removal(Cause::UserSignOut)).await;
+    }
+    let silent = &cluster.masters()[0];
+    let (away, others) = by_master(silent, all);
+    assert!(!away.is_empty() && !others.is_empty());
+    let _paused = silent.pause();
+    for (one, other) in away.iter().cycle().zip(&others) {
+        assert!(store.load(std::slice::from_ref(one)).await.is_err());
+        assert!(is_live(&store, other).await);
+        let removal = Removal {
+            revoke: RevokeRule::Nothing,
+            ..removal(Cause::UserSignOut)
+        };
+        let target = Target::Account(other.address.account);
+        assert_eq!(evict(&store, target, &removal).await, 1);
+        assert!(!is_live(&store, other).await);
     }
 }

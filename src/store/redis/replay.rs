@@ -1,13 +1,15 @@
 //! Telling a master again what it has lost.
 //!
 //! First everything that is remembered is looked at, by plain reads, which is all that a mere interruption costs; then what
-//! is not there is done again, with the time of the first.
+//! is not there is done again, with the time of the first. What the server refuses to do again is owed: the watch tries it
+//! now and then, and until it is done this node holds to it by itself.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, StreamExt as _};
 use redis::{Cmd, Pipeline, Value};
 
 use super::head::Head;
@@ -31,9 +33,14 @@ const ID_LENGTH: usize = 22;
 /// How many buckets are worked on side by side.
 const BUCKETS_AT_ONCE: usize = 8;
 
+/// The same in a cluster, where those of a master that is away take the time-out each.
+const OF_CLUSTER_AT_ONCE: usize = 32;
+
 #[derive(Debug)]
 pub(super) struct Replay {
     pub(super) recent: Recent,
+    /// What was refused since everything was there, counted.
+    refused: AtomicU64,
     keys: Arc<Keys>,
     time: Arc<Time>,
 }
@@ -42,29 +49,55 @@ impl Replay {
     pub(super) fn new(keys: Arc<Keys>, time: Arc<Time>) -> Self {
         Self {
             recent: Recent::default(),
+            refused: AtomicU64::new(0),
             keys,
             time,
         }
     }
 
-    /// Everything that is remembered. Each step takes the time-out at most.
+    /// Whether the server lacks something that it refused to do again.
+    pub(super) fn is_owed(&self) -> bool {
+        self.refused.load(Ordering::SeqCst) > 0 && !self.recent.is_empty()
+    }
+
+    /// Everything that is remembered. Each step takes the time-out at most. In a cluster a bucket that fails keeps none of
+    /// the others.
     pub(super) async fn run(&self, connection: &Connection, timeout: Duration) -> Result<()> {
         if self.recent.is_empty() {
             return Ok(());
         }
+        let before = self.refused.load(Ordering::SeqCst);
         let buckets = (0..=u8::MAX)
             .map(|bucket| self.recent.of(bucket))
             .filter(|some| !some.is_empty());
+        let at_once = match connection.is_cluster() {
+            true => OF_CLUSTER_AT_ONCE,
+            false => BUCKETS_AT_ONCE,
+        };
         let work = stream::iter(buckets)
             .map(async |all| self.again(connection, timeout, &all).await)
-            .buffer_unordered(BUCKETS_AT_ONCE);
-        let undone: usize = work.try_fold(0, async |all, some| Ok(all + some)).await?;
+            .buffer_unordered(at_once);
+        let mut work = std::pin::pin!(work);
+        let (mut undone, mut failed) = (0, None);
+        while let Some(done) = work.next().await {
+            match done {
+                Ok(some) => undone += some,
+                Err(error) if connection.is_cluster() => failed = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
         if undone > 0 {
             tracing::warn!(
                 undone,
                 "Redis had lost what this node did of late; it is done again"
             );
         }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        // Unless more was refused by now.
+        let order = Ordering::SeqCst;
+        let _ = self.refused.compare_exchange(before, 0, order, order);
         Ok(())
     }
 
@@ -79,14 +112,15 @@ impl Replay {
         for some in all.chunks(AT_ONCE) {
             let lost = self.lost(connection, timeout, some).await?;
             count += lost.len();
-            let send = async |call: Call| {
-                let done = connection.attempt(timeout, Request::Script(&call)).await?;
-                if done.is_none() {
+            let attempt = async |request: Request<'_>| {
+                if connection.attempt(timeout, request).await?.is_none() {
                     // Nothing else must wait for it.
+                    self.refused.fetch_add(1, Ordering::SeqCst);
                     tracing::error!("Redis refuses to do again what it had lost");
                 }
                 Ok(())
             };
+            let send = async |call: Call| attempt(Request::Script(&call)).await;
             // In their order: a token may have been replaced twice, and is gone when its sign-in is.
             for done in lost {
                 match &**done {
@@ -99,7 +133,7 @@ impl Replay {
                     Done::Session(name) => {
                         let mut delete = redis::cmd("DEL");
                         delete.arg(self.keys.session(name));
-                        connection.within(timeout, Request::One(&delete)).await?;
+                        attempt(Request::One(&delete)).await?;
                     }
                 }
             }
@@ -169,7 +203,8 @@ impl Replay {
     /// Reads what tells whether it is still so.
     fn look(&self, done: &Done) -> Cmd {
         let mut get = match done {
-            Done::Closing(_) | Done::Session(_) => redis::cmd("GET"),
+            Done::Closing(_) => redis::cmd("GET"),
+            Done::Session(_) => redis::cmd("EXISTS"),
             Done::Removal(_) | Done::Write(_) => redis::cmd("HMGET"),
         };
         match done {
@@ -296,7 +331,7 @@ fn find(done: &Done, answer: Value, now: Timestamp) -> Result<Found> {
             let mark = reply::maybe_bytes(answer)?;
             closed.mark.has_ended(now) || mark.is_some_and(|mark| is_marked(&mark, &closed.mark))
         }
-        Done::Session(_) => reply::maybe_bytes(answer)?.is_none(),
+        Done::Session(_) => reply::number(answer)? == 0,
         Done::Write(written) => {
             let head = Reply::of(answer)?.maybe_bytes()?;
             match head.as_deref().and_then(Head::parse) {
