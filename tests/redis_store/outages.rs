@@ -8,7 +8,7 @@ use axum_signout::store::{
 use axum_signout::testing::store_contract::account;
 use axum_signout::{Cause, Locator};
 
-use super::world::{entry, is_live, removal, sign_in};
+use super::world::{entry, is_live, removal, selector, sign_in};
 use crate::support::redis::RedisServer;
 
 #[tokio::test]
@@ -108,4 +108,35 @@ async fn a_server_that_is_full_says_so_and_signs_out_all_the_same() {
     assert_eq!(create.await.unwrap_err().kind(), StoreErrorKind::Full);
     // What is there is served.
     assert!(is_live(&store, &ann).await);
+}
+
+#[tokio::test]
+async fn at_maxmemory_sign_ins_are_taken_out_and_selectors_closed() {
+    let server = RedisServer::start().await;
+    let store = RedisTokenStore::builder(server.url()).build().unwrap();
+    let mut all = Vec::new();
+    for n in [1, 2, 2, 3, 3] {
+        all.push(sign_in(&store, &account(n), entry("ann")).await);
+    }
+    let limit = |limit: &str| server.cli(&["CONFIG", "SET", "maxmemory", limit]);
+    limit("1mb");
+    for (target, count) in [
+        (Target::SignIn(all[0].address), 1),
+        // At which nothing is any more.
+        (Target::SignIn(all[0].address), 0),
+        (Target::Account(account(2)), 2),
+        (Target::AccountExcept(account(3), all[3].address.id), 1),
+    ] {
+        let removed = store.remove(&target, &removal(Cause::UserSignOut)).await;
+        assert_eq!(removed.unwrap().len(), count, "{target:?}");
+    }
+    let closed = store.close(&selector(), &removal(Cause::BackChannel)).await;
+    assert_eq!(closed.unwrap(), [all[3].address]);
+    for gone in [&all[0], &all[1], &all[2], &all[4]] {
+        assert!(!is_live(&store, gone).await);
+    }
+    assert!(is_live(&store, &all[3]).await);
+    // They are to be revoked once there is room to note who does.
+    limit("0");
+    assert_eq!(store.stats().await.unwrap().outbox, 4);
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use axum_signout::store::{
-    Created, Generation, Lookup, RedisTokenStore, Registered, Removal, Replaced, Started, Target,
-    TokenStore,
+    Created, Generation, Lookup, RedisTokenStore, Registered, Removal, Replaced, RevokeRule,
+    Started, Target, TokenStore,
 };
 use axum_signout::testing::store_contract::{account, locator};
 use axum_signout::{AccountHash, Cause, Locator, OperationId, Selector};
@@ -220,6 +220,26 @@ async fn a_node_that_nobody_asks_replays_all_the_same_a6() {
     until("nobody replayed", async || !is_live(&there, &ann).await).await;
 }
 
+/// The connection of the store's scripts.
+fn cut_off(server: &RedisServer) {
+    let clients = server.cli(&["CLIENT", "LIST"]);
+    let ours = clients.lines().find(|client| client.contains("cmd=eval"));
+    let ours = ours.and_then(|client| {
+        client
+            .split(' ')
+            .find_map(|field| field.strip_prefix("id="))
+    });
+    server.cli(&["CLIENT", "KILL", "ID", ours.expect("the store's")]);
+}
+
+/// A sign-out everywhere whose mark ends at once.
+fn soon_forgotten() -> Removal {
+    Removal {
+        mark_for: Duration::from_millis(1),
+        ..removal(Cause::SignOutEverywhere)
+    }
+}
+
 #[tokio::test]
 async fn an_interruption_costs_reads_only() {
     let server = RedisServer::start().await;
@@ -233,19 +253,42 @@ async fn an_interruption_costs_reads_only() {
         )
         .await;
     }
-    let clients = server.cli(&["CLIENT", "LIST"]);
-    let ours = clients.lines().find(|client| client.contains("cmd=eval"));
-    let ours = ours.and_then(|client| {
-        client
-            .split(' ')
-            .find_map(|field| field.strip_prefix("id="))
-    });
-    server.cli(&["CLIENT", "KILL", "ID", ours.expect("the store's")]);
+    // Of one nothing is left, another has come again, and of the third one stays.
+    for n in 3..6 {
+        let kept = sign_in(&here, &account(n), entry("ann")).await;
+        let target = match n {
+            5 => Target::AccountExcept(account(n), kept.address.id),
+            _ => Target::Account(account(n)),
+        };
+        sign_in(&here, &account(n), entry("other")).await;
+        evict(&here, target, &soon_forgotten()).await;
+    }
+    sign_in(&here, &account(4), entry("new")).await;
+    cut_off(&server);
     let commands = server.commands_of(async { drop(here.now().await) }).await;
     let writes = commands.iter().filter(|command| command.contains("EVAL"));
     assert_eq!(writes.count(), 0, "{commands:?}");
     let reads = commands.iter().filter(|command| command.contains("HMGET"));
-    assert_eq!(reads.count(), 3, "{commands:?}");
+    assert_eq!(reads.count(), 6 + 2, "{commands:?}");
+}
+
+#[tokio::test]
+async fn a_sign_out_everywhere_whose_mark_has_ended_is_done_again_where_it_was_lost_a2() {
+    let mut redis = Snapshots::start().await;
+    let here = node(redis.server());
+    let ann = sign_in(&here, &account(1), entry("ann")).await;
+    let kept = sign_in(&here, &account(2), entry("kept")).await;
+    let left = sign_in(&here, &account(2), entry("left")).await;
+    redis.save();
+    evict(&here, Target::Account(account(1)), &soon_forgotten()).await;
+    let others = Target::AccountExcept(account(2), kept.address.id);
+    evict(&here, others, &soon_forgotten()).await;
+    redis.restart().await;
+    let there = node(redis.server());
+    assert!(is_live(&there, &ann).await && is_live(&there, &left).await);
+    here.now().await.unwrap();
+    assert!(!is_live(&there, &ann).await && !is_live(&there, &left).await);
+    assert!(is_live(&there, &kept).await);
 }
 
 #[tokio::test]
@@ -343,5 +386,78 @@ async fn in_a_cluster_a_node_honours_what_it_evicted_at_once_and_the_others_soon
     for sid in &closed {
         let registered = there.register(sid, &ann[0].address, &before).await;
         assert_eq!(registered.unwrap(), Registered::Refused);
+    }
+}
+
+/// The same account as it is now, under another name, and back again: as a restart from an old snapshot would have it.
+fn aside(server: &RedisServer, locator: &Locator) -> [String; 2] {
+    let key = account_key(locator);
+    let kept = format!("{key}:aside");
+    assert_eq!(server.cli(&["COPY", &key, &kept]), "1");
+    [kept, key]
+}
+
+fn put_back(server: &RedisServer, [kept, key]: &[String; 2]) {
+    assert_eq!(server.cli(&["COPY", kept, key, "REPLACE"]), "1");
+}
+
+#[tokio::test]
+async fn what_redis_refuses_to_do_again_holds_here_and_is_done_when_it_does_not_a2() {
+    let server = RedisServer::start().await;
+    let (here, there) = (node(&server), node(&server));
+    let ann = sign_in(&here, &account(1), entry("ann")).await;
+    let before = now(&here).await;
+    let old = aside(&server, &ann);
+    let target = Target::Account(account(1));
+    assert_eq!(evict(&here, target, &removal(Cause::Operator)).await, 1);
+    put_back(&server, &old);
+    cut_off(&server);
+    server.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    here.now().await.unwrap();
+    assert!(is_live(&there, &ann).await, "it is refused");
+    assert!(!is_live(&here, &ann).await);
+    assert_eq!(here.list(&account(1)).await.unwrap(), []);
+    assert!(!comes_in(&here, &account(1), &before).await);
+    server.cli(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    until("nobody replayed", async || !is_live(&there, &ann).await).await;
+}
+
+/// Those of the accounts that lie on this master, and the others.
+fn by_master(master: &RedisServer, all: Vec<Locator>) -> (Vec<Locator>, Vec<Locator>) {
+    let keys = master.keys();
+    all.into_iter()
+        .partition(|one| keys.contains(&account_key(one)))
+}
+
+#[tokio::test]
+async fn a_master_that_stands_still_keeps_no_account_of_another_from_being_served() {
+    let cluster = RedisCluster::start().await;
+    for master in cluster.masters() {
+        master.cli(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    }
+    let store = RedisTokenStore::cluster(cluster.urls());
+    let store = store.timeout(Duration::from_millis(500)).build().unwrap();
+    let mut all = Vec::new();
+    for n in 0..24 {
+        let mut entry = entry("ann");
+        entry.selectors = [].into();
+        all.push(sign_in(&store, &account(n), entry).await);
+        let gone = Target::SignIn(locator(&account(n)).address);
+        evict(&store, gone, &removal(Cause::UserSignOut)).await;
+    }
+    let silent = &cluster.masters()[0];
+    let (away, others) = by_master(silent, all);
+    assert!(!away.is_empty() && !others.is_empty());
+    let _paused = silent.pause();
+    for (one, other) in away.iter().cycle().zip(&others) {
+        assert!(store.load(std::slice::from_ref(one)).await.is_err());
+        assert!(is_live(&store, other).await);
+        let removal = Removal {
+            revoke: RevokeRule::Nothing,
+            ..removal(Cause::UserSignOut)
+        };
+        let target = Target::Account(other.address.account);
+        assert_eq!(evict(&store, target, &removal).await, 1);
+        assert!(!is_live(&store, other).await);
     }
 }

@@ -128,6 +128,60 @@ async fn who_may_not_publish_signs_out_all_the_same_and_that_is_said_once() {
 }
 
 #[tokio::test]
+async fn who_may_not_ask_a_cluster_who_its_masters_are_replays_all_the_same_a2() {
+    let (text, _guard) = traced();
+    let cluster = RedisCluster::start().await;
+    for master in cluster.masters() {
+        let rules = [
+            "ACL",
+            "SETUSER",
+            "app",
+            "on",
+            ">geheim",
+            "~shop:*",
+            "&shop:*",
+            "+@read",
+            "+@write",
+            "+@scripting",
+            "+@connection",
+            "+@pubsub",
+            "+time",
+            "+cluster|slots",
+        ];
+        master.cli(&rules);
+    }
+    let node = || {
+        let builder = RedisTokenStore::cluster(cluster.urls()).prefix("shop");
+        builder.credentials("app", "geheim").build().unwrap()
+    };
+    let (here, there) = (node(), node());
+    let ann = sign_in(&here, &account(1), entry("ann")).await;
+    let is_ours = |key: &String| key.contains(":account:");
+    let of = |master: &&RedisServer| master.keys().iter().any(is_ours);
+    let master = cluster.masters().iter().find(of).expect("one has it");
+    let key = master
+        .keys()
+        .into_iter()
+        .find(is_ours)
+        .expect("it is there");
+    let kept = format!("{key}:aside");
+    master.cli(&["COPY", &key, &kept]);
+    let target = Target::SignIn(ann.address);
+    let removed = here.remove(&target, &removal(Cause::UserSignOut)).await;
+    assert_eq!(removed.unwrap().len(), 1);
+    master.cli(&["COPY", &kept, &key, "REPLACE"]);
+    assert!(is_live(&there, &ann).await, "it is as if it were undone");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while is_live(&there, &ann).await {
+        assert!(Instant::now() < deadline, "nobody replayed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let text = String::from_utf8(text.lock().unwrap().clone()).unwrap();
+    let said = text.matches("may not call INFO").count();
+    assert_eq!(said, 1, "{text}");
+}
+
+#[tokio::test]
 async fn the_masters_of_a_cluster_share_the_accounts() {
     let cluster = RedisCluster::start().await;
     let store = RedisTokenStore::cluster(&cluster.urls()[..1])

@@ -61,6 +61,10 @@ pub(super) enum Request<'a> {
 }
 
 impl Connection {
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
     async fn send(&mut self, request: Request<'_>) -> redis::RedisResult<Value> {
         match request {
             Request::One(command) => self.command(command).await,
@@ -98,7 +102,8 @@ impl Connection {
         };
         let masters = MultipleNodeRoutingInfo::AllMasters;
         let everywhere = RoutingInfo::MultiNode((masters, None));
-        connection.route_command(command, everywhere).await
+        let answers = connection.route_command(command, everywhere).await;
+        answers.and_then(Value::extract_error)
     }
 
     /// Sends on this connection or not at all, and waits so long.
@@ -107,7 +112,7 @@ impl Connection {
         answer.ok_or_else(unexpected)
     }
 
-    /// The same; `None` where the server has refused this one command, which says nothing of others.
+    /// The same; `None` where the server has refused this one command, or all that write, which says nothing of others.
     pub(super) async fn attempt(
         &self,
         limit: Duration,
@@ -120,7 +125,9 @@ impl Connection {
             Err(error) => {
                 let lost = judge(&error);
                 let response = ErrorKind::Server(ServerErrorKind::ResponseError);
-                match error.kind() == response || lost.error.kind() == StoreErrorKind::Full {
+                let writes_nothing = matches!(error.code(), Some("MISCONF" | "NOREPLICAS"));
+                let is_full = lost.error.kind() == StoreErrorKind::Full;
+                match error.kind() == response || writes_nothing || is_full {
                     true => Ok(None),
                     false => Err(lost.error),
                 }
@@ -156,6 +163,8 @@ pub(super) struct Link {
     pub(super) answered: AtomicBool,
     /// Which watch is the one that goes on.
     pub(super) watch: AtomicU64,
+    /// Whether it was said that `INFO` is refused.
+    said: AtomicBool,
 }
 
 /// Why a command has no answer, and what is to be done about it.
@@ -174,6 +183,7 @@ impl Link {
             connecting: tokio::sync::Mutex::new(()),
             answered: AtomicBool::new(false),
             watch: AtomicU64::new(0),
+            said: AtomicBool::new(false),
         }
     }
 
@@ -217,7 +227,7 @@ impl Link {
         };
         let made = match tokio::time::timeout(self.timeout, self.connect()).await {
             Ok(Ok(connection)) => {
-                let replayed = self.replay.run(&connection, self.timeout).await;
+                let replayed = self.tell(&connection).await;
                 replayed.map(|()| connection)
             }
             Ok(Err(error)) => Err(unavailable(&error)),
@@ -238,6 +248,21 @@ impl Link {
                 Err(error)
             }
         }
+    }
+
+    /// What this node did of late. In a cluster nobody waits for it longer than for any answer, and what is left is the
+    /// watch's: a master that is away must not keep the accounts of the others from being served, and until all are told this
+    /// node holds to what it did.
+    async fn tell(&self, connection: &Connection) -> Result<()> {
+        let replay = self.replay.run(connection, self.timeout);
+        if !self.is_cluster() {
+            return replay.await;
+        }
+        let told = tokio::time::timeout(self.timeout, replay).await;
+        if let Err(error) = told.unwrap_or_else(|_| Err(no_answer())) {
+            super::watch::complain(&error);
+        }
+        Ok(())
     }
 
     /// Keeps in mind what was done by way of a connection. One that was begun to be made since may have missed it.
@@ -308,6 +333,15 @@ impl Link {
         }
     }
 
+    /// Whether the connection has to be made anew. The client of a cluster does that itself for each master, and what is
+    /// wrong with one says nothing of the others. What it says of a connection that was dropped it says of itself as well.
+    fn is_over(&self, error: &RedisError) -> bool {
+        if !self.is_cluster() {
+            return is_of_the_connection(error);
+        }
+        error.is_connection_dropped() && !error.is_connection_refusal()
+    }
+
     /// Until the time is up; a command that was sent into a connection that turned out to be lost is sent once more.
     /// Nothing is done twice by that, for every change can be repeated.
     async fn bounded(self: &Arc<Self>, request: Request<'_>) -> Result<(u64, Value)> {
@@ -329,8 +363,13 @@ impl Link {
                     }
                     Err(error) => {
                         let lost = judge(&error);
-                        if is_of_the_connection(&error) {
+                        if self.is_over(&error) {
                             self.give_up(number);
+                        }
+                        let is_forbidden =
+                            error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm);
+                        if is_forbidden && matches!(request, Request::Info(_)) {
+                            self.complain();
                         }
                         // What is true of the second time, such as a refusal by a server that has just started, says
                         // nothing about the first.
@@ -349,13 +388,24 @@ impl Link {
         done.unwrap_or_else(|_| {
             match *sent.lock().unwrap_or_else(PoisonError::into_inner) {
                 Some(number) => {
-                    // A server that went without a word would keep the connection open for many minutes.
-                    self.give_up(number);
+                    // A server that went without a word would keep the connection open for many minutes. In a cluster it
+                    // is one of several.
+                    if !self.is_cluster() {
+                        self.give_up(number);
+                    }
                     Err(no_answer())
                 }
                 None => Err(not_reached()),
             }
         })
+    }
+
+    fn complain(&self) {
+        if !self.said.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the user may not call INFO, so whether a master of the cluster has lost something is looked up now and then"
+            );
+        }
     }
 
     pub(super) async fn value(self: &Arc<Self>, request: Request<'_>) -> Result<Value> {

@@ -38,6 +38,8 @@
 //!   after it.
 //! * Every call has a name, or is the same when it is done twice, and what a script answered is kept in the same slot for a
 //!   minute, the tokens of removed sign-ins included. So whatever the client sends again changes no answer.
+//! * At `maxmemory` Redis refuses the first write of a script if it is one that may take more memory, but none that comes after
+//!   another write. So scripts that must go on begin with a write that takes none.
 //! * What was done of late can be done again, by `replay.lua` and `close_again.lua`, with its own time: a failover may have
 //!   undone it.
 //! * Sign-ins leave in `take_out` of `account.lua` and nowhere else, and it announces that; so does whatever changes an entry or a
@@ -123,33 +125,40 @@ use self::time::Time;
 ///
 /// A user with an ACL needs the keys `~<prefix>:*` and the channels `&<prefix>:*`: since Redis 7.0 a new user has no channels. Without them
 /// everything works but announcements, which the trace says once. The commands are those of `@read`, `@write`, `@scripting`, `@connection` and
-/// `@pubsub`, and `TIME`, `CLUSTER SLOTS` and, with sentinels, `ROLE` besides.
+/// `@pubsub`, and `TIME`, `INFO`, `CLUSTER SLOTS` and, with sentinels, `ROLE` besides. Without `INFO` a node of a cluster cannot ask the masters
+/// who they are (see below), which the trace says once, and looks at everything that it remembers every ten seconds instead.
 ///
 /// # Durability
 ///
 /// A sign-out is as durable as the write that acknowledged it: a failover, or a restart from an old snapshot, can undo it. So
-/// each node remembers what it evicted, which selectors it closed and which sessions it deleted, for two hours, some 100,000 of
-/// them, the latest of each bucket: an hour lies between two snapshots of a Redis that few write to, and it may be away for another.
-/// Refreshed tokens it remembers for a minute, up to 16 MiB. Whoever finds a lost connection connects anew at once, and a node
+/// each node remembers what it evicted and which selectors it closed, for two hours, some 100,000 of them and at most 64 MiB, the latest of
+/// each bucket, and as many sessions that it deleted: an hour lies between two snapshots of a Redis that few write to, and it may be away for another.
+/// Refreshed tokens it remembers for a minute, or until their sign-in is evicted, up to 16 MiB, of which an entry may take 64 KiB: a larger one is not remembered. Whoever finds a lost connection connects anew at once, and a node
 /// that nobody asks anything looks once a second.
 ///
 /// * On a single server, and behind sentinels, a new connection carries nothing before all of that is as it was: it is looked
 ///   at by plain reads, and what was lost is done again, with the time of the first. Who signed in since stays. Tokens that are to
-///   be revoked are in the outbox again; hooks of [`on_evict`](crate::AuthBuilder::on_evict) are not told twice.
+///   be revoked are in the outbox again; hooks of [`on_evict`](crate::AuthBuilder::on_evict) are not told twice. What the server
+///   refuses to do again, because it takes no writes, say, keeps nobody waiting: this node holds to it by itself, and tries again
+///   every ten seconds.
 /// * The client of a cluster connects anew by itself. There a node holds to what it did, whatever it reads, and asks all masters
-///   once a second which processes they are and whose data they go on with; where that has changed everything is replayed. It needs
-///   the right to `INFO`. While one of the masters is away the others are not compared, but when it is back.
+///   once a second which processes they are and whose data they go on with; where that has changed everything is replayed. While
+///   one of the masters is away, and without the right to `INFO`, they cannot be compared, and everything is looked at every ten seconds.
 /// * In between, other nodes may serve what came back: for a second, for as long as nobody reaches the new master, and for good if
 ///   the node that evicted is gone, or its memory of it; then idle and absolute lifetime end it. For a Redis that loses less:
 ///   `appendonly yes`, and `min-replicas-to-write 1` where there are replicas.
-/// * What is not replayed: claims, so that a logout token that was accepted could be sent again, and tokens that waited to be revoked
-///   of sign-ins that were gone before the snapshot. A refresh token that was used longer than a minute before it came back is sent once
+/// * What is not replayed: claims, so that a logout token that was accepted could be sent again; leases, so that where Redis lost one two nodes
+///   can send the same refresh token; the new key that a sign-in was given, so that its session no longer opens it and the user signs in
+///   again; and tokens that waited to be revoked of sign-ins that were gone before the snapshot. A refresh token that was used longer than a minute before it came back is sent once
 ///   more; a provider that rotates refuses it, and the sign-in ends with
 ///   [`Cause::RefreshRejected`](crate::Cause::RefreshRejected).
 /// * `FLUSHALL`, `DEBUG RELOAD` and whatever else changes data under a connection is not noticed.
 ///
 /// Set `maxmemory-policy` to `noeviction`; under any other Redis forgets marks and sign-ins as it likes. At `maxmemory`
-/// sign-ins are refused with [`StoreErrorKind::Full`](super::StoreErrorKind::Full).
+/// sign-ins are refused with [`StoreErrorKind::Full`](super::StoreErrorKind::Full). Requests are served, sign-ins taken out, selectors closed and
+/// sessions deleted as ever, and what was lost is replayed; that takes a little memory more. What waits until there is room: refreshes, which take a
+/// lease; noting that a sign-in is used, so that its idle time goes on; whatever saves a session; collecting expired sign-ins; and handing out
+/// tokens that are to be revoked.
 ///
 /// # Memory tier
 ///

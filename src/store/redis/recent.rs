@@ -19,6 +19,13 @@ pub(super) const KEPT_FOR: Duration = Duration::from_secs(2 * 60 * 60);
 /// How many evictions each bucket remembers; some 100,000 altogether, of about 300 bytes.
 const MOST: usize = 400;
 
+/// How many bytes of them: 64 MiB altogether, for accounts that had many sign-ins.
+const MOST_EVICTED: usize = 256 * 1024;
+
+/// How many deleted sessions each bucket remembers. They leave no eviction out: whoever makes up cookies has sessions
+/// deleted that never were.
+const MOST_SESSIONS: usize = 400;
+
 /// For how long refreshed tokens are remembered: what a failover loses is younger by far.
 const WRITES_KEPT_FOR: Duration = Duration::from_secs(60);
 
@@ -67,7 +74,14 @@ pub(super) struct Gone {
 }
 
 impl Gone {
-    fn means(&self, id: &SignInId, created: Timestamp) -> Option<Cause> {
+    fn has_taken_out(&self, done: &Done) -> bool {
+        let Done::Write(Written { address, .. }) = done else {
+            return false;
+        };
+        self.account == address.account && self.left.iter().any(|left| left.id == address.id)
+    }
+
+    pub(super) fn means(&self, id: &SignInId, created: Timestamp) -> Option<Cause> {
         if let Some(left) = self.left.iter().find(|left| left.id == *id) {
             return Some(left.cause);
         }
@@ -125,6 +139,12 @@ pub(super) struct Written {
     pub(super) address: Address,
     pub(super) generation: Generation,
     pub(super) call: Call,
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.call.zeroize();
+    }
 }
 
 #[derive(Debug)]
@@ -197,25 +217,73 @@ impl Done {
     }
 }
 
-type Kept = VecDeque<(Instant, Arc<Done>)>;
+impl Done {
+    /// About how many bytes it takes to keep.
+    fn size(&self) -> usize {
+        let more = match self {
+            Self::Removal(gone) => {
+                let selectors = gone.left.iter().map(|left| left.selectors.len());
+                gone.left.len() * size_of::<Left>()
+                    + selectors.sum::<usize>() * size_of::<Selector>()
+            }
+            Self::Write(written) => written.call.size(),
+            Self::Closing(_) | Self::Session(_) => 0,
+        };
+        size_of::<Self>() + more
+    }
+}
+
+/// The latest of them, bounded in number, in bytes and in age.
+#[derive(Debug, Default)]
+struct Kept {
+    all: VecDeque<(Instant, Arc<Done>)>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn push(&mut self, at: Instant, done: Arc<Done>) {
+        self.bytes += done.size();
+        self.all.push_back((at, done));
+    }
+
+    /// The latest stays, however large it is.
+    fn forget(&mut self, now: Instant, age: Duration, most: usize, bytes: usize) {
+        while let Some((at, done)) = self.all.front() {
+            let is_too_much = self.all.len() > most || (self.bytes > bytes && self.all.len() > 1);
+            if !is_too_much && now.duration_since(*at) <= age {
+                break;
+            }
+            self.bytes -= done.size();
+            self.all.pop_front();
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Done) -> bool) {
+        self.all.retain(|(_, done)| keep(done));
+        self.bytes = self.all.iter().map(|(_, done)| done.size()).sum();
+    }
+}
 
 #[derive(Debug, Default)]
 struct Bucket {
     evictions: Kept,
+    sessions: Kept,
     writes: Kept,
-    written: usize,
 }
 
 impl Bucket {
     fn push(&mut self, done: Arc<Done>) {
         let now = Instant::now();
         match &*done {
-            Done::Write(written) => {
-                self.written += written.call.size();
-                self.writes.push_back((now, done));
-            }
-            Done::Removal(_) | Done::Closing(_) | Done::Session(_) => {
-                self.evictions.push_back((now, done))
+            // It does not drive out all others.
+            Done::Write(_) if done.size() > MOST_WRITTEN => {}
+            Done::Write(_) => self.writes.push(now, done),
+            Done::Session(_) => self.sessions.push(now, done),
+            Done::Closing(_) => self.evictions.push(now, done),
+            Done::Removal(gone) => {
+                // Tokens of sign-ins that are gone are written no more.
+                self.writes.retain(|done| !gone.has_taken_out(done));
+                self.evictions.push(now, done);
             }
         }
         self.forget(now);
@@ -223,31 +291,26 @@ impl Bucket {
 
     /// What is too old, or too much.
     fn forget(&mut self, now: Instant) {
-        let is_old = |(at, _): &(Instant, Arc<Done>), limit| now.duration_since(*at) > limit;
-        while let Some(first) = self.evictions.front() {
-            if self.evictions.len() <= MOST && !is_old(first, KEPT_FOR) {
-                break;
-            }
-            self.evictions.pop_front();
-        }
-        while let Some(first) = self.writes.front() {
-            if self.written <= MOST_WRITTEN && !is_old(first, WRITES_KEPT_FOR) {
-                break;
-            }
-            if let Some((_, done)) = self.writes.pop_front()
-                && let Done::Write(written) = &*done
-            {
-                self.written -= written.call.size();
-            }
-        }
+        self.evictions.forget(now, KEPT_FOR, MOST, MOST_EVICTED);
+        self.sessions
+            .forget(now, KEPT_FOR, MOST_SESSIONS, usize::MAX);
+        self.writes
+            .forget(now, WRITES_KEPT_FOR, usize::MAX, MOST_WRITTEN);
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Done>> {
+        let kept = [&self.writes, &self.evictions, &self.sessions];
+        let all = kept.into_iter().flat_map(|kept| &kept.all);
+        all.map(|(_, done)| done)
     }
 
     fn len(&self) -> usize {
-        self.evictions.len() + self.writes.len()
+        let kept = [&self.writes, &self.evictions, &self.sessions];
+        kept.map(|kept| kept.all.len()).iter().sum()
     }
 }
 
-/// Bounded in number and in age. Each process remembers what it did itself.
+/// Bounded in number, in bytes and in age. Each process remembers what it did itself.
 #[derive(Debug)]
 pub(super) struct Recent {
     buckets: Box<[Mutex<Bucket>]>,
@@ -285,6 +348,17 @@ impl Recent {
         self.change(done.bucket(), |bucket| bucket.push(done));
     }
 
+    /// What is too old, of all buckets.
+    pub(super) fn forget(&self) {
+        if self.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for bucket in 0..=u8::MAX {
+            self.change(bucket, |bucket| bucket.forget(now));
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.count.load(Ordering::SeqCst) == 0
     }
@@ -295,9 +369,7 @@ impl Recent {
             return Vec::new();
         }
         self.change(bucket, |bucket| bucket.forget(Instant::now()));
-        let bucket = self.bucket(bucket);
-        let all = bucket.writes.iter().chain(&bucket.evictions);
-        all.map(|(_, done)| done.clone()).collect()
+        self.bucket(bucket).all().cloned().collect()
     }
 
     fn find<T>(&self, bucket: u8, find: impl Fn(&Done) -> Option<T>) -> Option<T> {
@@ -305,7 +377,8 @@ impl Recent {
             return None;
         }
         let bucket = self.bucket(bucket);
-        bucket.evictions.iter().find_map(|(_, done)| find(done))
+        let mut all = bucket.evictions.all.iter();
+        all.find_map(|(_, done)| find(done))
     }
 
     /// Why this node took a sign-in out, if it did.
@@ -346,11 +419,12 @@ impl Recent {
         allow(dead_code, reason = "there are no sessions")
     )]
     pub(super) fn deleted(&self, session: &[u8; 32]) -> bool {
-        let deleted = self.find(session[0], |done| match done {
-            Done::Session(name) if name == session => Some(()),
-            _ => None,
-        });
-        deleted.is_some()
+        if self.is_empty() {
+            return false;
+        }
+        let bucket = self.bucket(session[0]);
+        let mut all = bucket.sessions.all.iter();
+        all.any(|(_, done)| matches!(&**done, Done::Session(name) if name == session))
     }
 
     fn held(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {
@@ -384,5 +458,114 @@ impl Recent {
 
     fn refused(mark: &Marked, started: &Started, now: Timestamp) -> Option<()> {
         (!mark.has_ended(now) && mark.refuses(started)).then_some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::script;
+    use super::*;
+    use crate::id::OperationId;
+
+    fn removal(target: Option<&Target>, account: &AccountHash) -> Arc<Done> {
+        let removal = Removal {
+            operation: OperationId::random(),
+            cause: Cause::Operator,
+            revoke: RevokeRule::Nothing,
+            mark_for: Duration::from_secs(60),
+            logout_iat: None,
+        };
+        let at = Timestamp::from_secs(1);
+        let done = Done::removal(account, target, &removal, at, &[]);
+        Arc::new(done.expect("it means something"))
+    }
+
+    fn written(address: Address, bytes: usize) -> Arc<Done> {
+        let call = Call::new(&script::REPLACE, [], [String::new(), String::new()]);
+        Arc::new(Done::Write(Written {
+            address,
+            generation: Generation(2),
+            call: call.arg(vec![7; bytes]),
+        }))
+    }
+
+    fn address() -> Address {
+        Address {
+            account: AccountHash::of(&[b"test"]),
+            id: SignInId::random(),
+        }
+    }
+
+    fn count(recent: &Recent) -> usize {
+        recent.count.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn a_write_that_does_not_fit_drives_out_none() {
+        let (recent, address) = (Recent::default(), address());
+        recent.add(written(address, 1000));
+        recent.add(written(address, MOST_WRITTEN));
+        let kept = recent.of(address.account.bucket());
+        assert!(matches!(&*kept[..], [one] if one.size() < 2000));
+        for _ in 0..100 {
+            recent.add(written(address, 1000));
+        }
+        let kept = recent.of(address.account.bucket());
+        assert!(kept.iter().map(|one| one.size()).sum::<usize>() <= MOST_WRITTEN);
+        assert_eq!(kept.len(), count(&recent));
+        assert!((40..100).contains(&kept.len()), "{}", kept.len());
+    }
+
+    #[test]
+    fn tokens_are_forgotten_with_their_sign_in() {
+        let (recent, address) = (Recent::default(), address());
+        let other = Address {
+            id: SignInId::random(),
+            ..address
+        };
+        recent.add(written(address, 10));
+        recent.add(written(other, 10));
+        recent.add(removal(Some(&Target::SignIn(address)), &address.account));
+        let kept = recent.of(address.account.bucket());
+        let [write, gone] = &kept[..] else {
+            panic!("{kept:?}");
+        };
+        assert!(matches!(&**write, Done::Write(write) if write.address == other));
+        assert!(matches!(&**gone, Done::Removal(_)));
+        assert_eq!(count(&recent), 2);
+    }
+
+    #[test]
+    fn sessions_that_are_deleted_drive_out_no_eviction() {
+        let (recent, address) = (Recent::default(), address());
+        recent.add(removal(Some(&Target::SignIn(address)), &address.account));
+        let mut last = [0; 32];
+        for n in 0..10_000_u32 {
+            last = [address.account.bucket(); 32];
+            last[1..5].copy_from_slice(&n.to_be_bytes());
+            recent.add(Arc::new(Done::Session(last)));
+        }
+        assert_eq!(count(&recent), 1 + MOST_SESSIONS);
+        let cause = recent.cause(&address, Timestamp::from_secs(1));
+        assert_eq!(cause, Some(Cause::Operator));
+        assert!(recent.deleted(&last));
+    }
+
+    #[test]
+    fn what_is_old_is_forgotten() {
+        let (mut bucket, address) = (Bucket::default(), address());
+        bucket.push(written(address, 10));
+        bucket.push(removal(
+            Some(&Target::Account(address.account)),
+            &address.account,
+        ));
+        let now = Instant::now();
+        bucket.forget(now + WRITES_KEPT_FOR + Duration::from_secs(1));
+        assert_eq!(bucket.len(), 1);
+        bucket.forget(now + KEPT_FOR + Duration::from_secs(1));
+        assert_eq!(
+            (bucket.len(), bucket.evictions.bytes, bucket.writes.bytes),
+            (0, 0, 0)
+        );
     }
 }

@@ -1,13 +1,15 @@
 //! Telling a master again what it has lost.
 //!
 //! First everything that is remembered is looked at, by plain reads, which is all that a mere interruption costs; then what
-//! is not there is done again, with the time of the first.
+//! is not there is done again, with the time of the first. What the server refuses to do again is owed: the watch tries it
+//! now and then, and until it is done this node holds to it by itself.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, StreamExt as _};
 use redis::{Cmd, Pipeline, Value};
 
 use super::head::Head;
@@ -19,18 +21,26 @@ use super::script::{self, Call};
 use super::sign_ins::{flag, member, rule};
 use super::time::{Time, lifetime, moment, seconds};
 use crate::clock::Timestamp;
-use crate::id::Address;
+use crate::id::{Address, SignInId};
 use crate::store::{Result, RevokeRule};
 
 /// How many things are looked at, or done, in one go.
 const AT_ONCE: usize = 64;
 
+/// How long an id is in text.
+const ID_LENGTH: usize = 22;
+
 /// How many buckets are worked on side by side.
 const BUCKETS_AT_ONCE: usize = 8;
+
+/// The same in a cluster, where those of a master that is away take the time-out each.
+const OF_CLUSTER_AT_ONCE: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct Replay {
     pub(super) recent: Recent,
+    /// What was refused since everything was there, counted.
+    refused: AtomicU64,
     keys: Arc<Keys>,
     time: Arc<Time>,
 }
@@ -39,29 +49,55 @@ impl Replay {
     pub(super) fn new(keys: Arc<Keys>, time: Arc<Time>) -> Self {
         Self {
             recent: Recent::default(),
+            refused: AtomicU64::new(0),
             keys,
             time,
         }
     }
 
-    /// Everything that is remembered. Each step takes the time-out at most.
+    /// Whether the server lacks something that it refused to do again.
+    pub(super) fn is_owed(&self) -> bool {
+        self.refused.load(Ordering::SeqCst) > 0 && !self.recent.is_empty()
+    }
+
+    /// Everything that is remembered. Each step takes the time-out at most. In a cluster a bucket that fails keeps none of
+    /// the others.
     pub(super) async fn run(&self, connection: &Connection, timeout: Duration) -> Result<()> {
         if self.recent.is_empty() {
             return Ok(());
         }
+        let before = self.refused.load(Ordering::SeqCst);
         let buckets = (0..=u8::MAX)
             .map(|bucket| self.recent.of(bucket))
             .filter(|some| !some.is_empty());
+        let at_once = match connection.is_cluster() {
+            true => OF_CLUSTER_AT_ONCE,
+            false => BUCKETS_AT_ONCE,
+        };
         let work = stream::iter(buckets)
             .map(async |all| self.again(connection, timeout, &all).await)
-            .buffer_unordered(BUCKETS_AT_ONCE);
-        let undone: usize = work.try_fold(0, async |all, some| Ok(all + some)).await?;
+            .buffer_unordered(at_once);
+        let mut work = std::pin::pin!(work);
+        let (mut undone, mut failed) = (0, None);
+        while let Some(done) = work.next().await {
+            match done {
+                Ok(some) => undone += some,
+                Err(error) if connection.is_cluster() => failed = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
         if undone > 0 {
             tracing::warn!(
                 undone,
                 "Redis had lost what this node did of late; it is done again"
             );
         }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        // Unless more was refused by now.
+        let order = Ordering::SeqCst;
+        let _ = self.refused.compare_exchange(before, 0, order, order);
         Ok(())
     }
 
@@ -76,14 +112,15 @@ impl Replay {
         for some in all.chunks(AT_ONCE) {
             let lost = self.lost(connection, timeout, some).await?;
             count += lost.len();
-            let send = async |call: Call| {
-                let done = connection.attempt(timeout, Request::Script(&call)).await?;
-                if done.is_none() {
+            let attempt = async |request: Request<'_>| {
+                if connection.attempt(timeout, request).await?.is_none() {
                     // Nothing else must wait for it.
+                    self.refused.fetch_add(1, Ordering::SeqCst);
                     tracing::error!("Redis refuses to do again what it had lost");
                 }
                 Ok(())
             };
+            let send = async |call: Call| attempt(Request::Script(&call)).await;
             // In their order: a token may have been replaced twice, and is gone when its sign-in is.
             for done in lost {
                 match &**done {
@@ -96,7 +133,7 @@ impl Replay {
                     Done::Session(name) => {
                         let mut delete = redis::cmd("DEL");
                         delete.arg(self.keys.session(name));
-                        connection.within(timeout, Request::One(&delete)).await?;
+                        attempt(Request::One(&delete)).await?;
                     }
                 }
             }
@@ -122,9 +159,41 @@ impl Replay {
         let mut answers = answers.into_iter();
         let now = reply::time(answers.next().ok_or_else(unexpected)?)?;
         let now = self.time.test_clock().map_or(now, |clock| clock.steady());
-        let mut lost = Vec::new();
+        let mut found = Vec::with_capacity(all.len());
+        let mut others = Pipeline::new();
         for (done, answer) in all.iter().zip(answers) {
-            if !is_there(done, answer, now)? {
+            let look = find(done, answer, now)?;
+            if let (Found::Others(ids), Done::Removal(gone)) = (&look, &**done) {
+                let mut get = redis::cmd("HMGET");
+                get.arg(self.keys.account(&gone.account));
+                for id in ids {
+                    get.arg(format!("h{id}"));
+                }
+                others.add_command(get);
+            }
+            found.push((done, look));
+        }
+        let mut others = match others.is_empty() {
+            true => Vec::new(),
+            false => match connection
+                .within(timeout, Request::Together(&others))
+                .await?
+            {
+                Value::Array(answers) => answers,
+                _ => return Err(unexpected()),
+            },
+        }
+        .into_iter();
+        let mut lost = Vec::new();
+        for (done, look) in found {
+            let is_there = match (look, &**done) {
+                (Found::Others(ids), Done::Removal(gone)) => {
+                    let heads = others.next().ok_or_else(unexpected)?;
+                    none_was_meant(gone, &ids, heads)?
+                }
+                (look, _) => look == Found::There,
+            };
+            if !is_there {
                 lost.push(done);
             }
         }
@@ -134,7 +203,8 @@ impl Replay {
     /// Reads what tells whether it is still so.
     fn look(&self, done: &Done) -> Cmd {
         let mut get = match done {
-            Done::Closing(_) | Done::Session(_) => redis::cmd("GET"),
+            Done::Closing(_) => redis::cmd("GET"),
+            Done::Session(_) => redis::cmd("EXISTS"),
             Done::Removal(_) | Done::Write(_) => redis::cmd("HMGET"),
         };
         match done {
@@ -144,9 +214,13 @@ impl Replay {
                     get.arg(format!("h{}", left.id));
                 }
             }
-            // Written in the same step as its sign-ins were taken out.
+            // The mark is written in the same step as its sign-ins are taken out; where it has ended they tell themselves.
             Done::Removal(gone) => {
-                get.arg(self.keys.account(&gone.account)).arg("m");
+                get.arg(self.keys.account(&gone.account));
+                get.arg("m").arg("s");
+                for left in &gone.left {
+                    get.arg(format!("h{}", left.id));
+                }
             }
             Done::Closing(closed) => {
                 get.arg(&self.keys.of_selector(&closed.selector)[1]);
@@ -216,28 +290,48 @@ impl Replay {
     }
 }
 
+/// What there is of something that was done.
+#[derive(Debug, PartialEq)]
+enum Found {
+    There,
+    Lost,
+    /// These are there beside it: it was lost if any of them was meant.
+    Others(Vec<SignInId>),
+}
+
+impl Found {
+    fn there(is_there: bool) -> Self {
+        match is_there {
+            true => Self::There,
+            false => Self::Lost,
+        }
+    }
+}
+
 /// Whether what was done is still so, by what [`Replay::look`] reads.
-fn is_there(done: &Done, answer: Value, now: Timestamp) -> Result<bool> {
-    Ok(match done {
+fn find(done: &Done, answer: Value, now: Timestamp) -> Result<Found> {
+    let is_there = match done {
         Done::Removal(gone) if gone.meant == Meant::NoOther => {
             let mut heads = Reply::of(answer)?;
-            for _ in &gone.left {
-                if !has_left(heads.maybe_bytes()?.as_deref(), &gone.mark, now) {
-                    return Ok(false);
-                }
-            }
-            true
+            have_left(&mut heads, gone, now)?
         }
-        // Where the mark has ended nothing tells, so it is done again.
         Done::Removal(gone) => {
-            let mark = Reply::of(answer)?.maybe_bytes()?;
+            let mut fields = Reply::of(answer)?;
+            let (mark, ids) = (fields.maybe_bytes()?, fields.maybe_bytes()?);
+            if gone.mark.has_ended(now) {
+                let ids = ids.as_deref().map_or(Ok(Vec::new()), ids_of)?;
+                return Ok(match have_left(&mut fields, gone, now)? {
+                    true if !ids.is_empty() => Found::Others(ids),
+                    is_there => Found::there(is_there),
+                });
+            }
             mark.is_some_and(|mark| is_marked(&mark, &gone.mark))
         }
         Done::Closing(closed) => {
             let mark = reply::maybe_bytes(answer)?;
             closed.mark.has_ended(now) || mark.is_some_and(|mark| is_marked(&mark, &closed.mark))
         }
-        Done::Session(_) => reply::maybe_bytes(answer)?.is_none(),
+        Done::Session(_) => reply::number(answer)? == 0,
         Done::Write(written) => {
             let head = Reply::of(answer)?.maybe_bytes()?;
             match head.as_deref().and_then(Head::parse) {
@@ -245,7 +339,38 @@ fn is_there(done: &Done, answer: Value, now: Timestamp) -> Result<bool> {
                 Some(Head::Left(..)) | None => true,
             }
         }
-    })
+    };
+    Ok(Found::there(is_there))
+}
+
+/// Ids as the field `s` has them, see `account_keys.lua`.
+fn ids_of(field: &[u8]) -> Result<Vec<SignInId>> {
+    let parse = |id| SignInId::parse(std::str::from_utf8(id).ok()?);
+    let ids: Option<Vec<SignInId>> = field.chunks(ID_LENGTH).map(parse).collect();
+    ids.ok_or_else(unexpected)
+}
+
+fn have_left(heads: &mut Reply, gone: &Gone, now: Timestamp) -> Result<bool> {
+    for _ in &gone.left {
+        if !has_left(heads.maybe_bytes()?.as_deref(), &gone.mark, now) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether all of these came later, or were to stay.
+fn none_was_meant(gone: &Gone, ids: &[SignInId], heads: Value) -> Result<bool> {
+    let mut heads = Reply::of(heads)?;
+    for id in ids {
+        let head = heads.maybe_bytes()?;
+        if let Some(Head::Live(live)) = head.as_deref().and_then(Head::parse)
+            && gone.means(id, live.created).is_some()
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn has_left(head: Option<&[u8]>, mark: &Marked, now: Timestamp) -> bool {

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use aws_lc_rs::digest;
 use redis::Cmd;
+use zeroize::Zeroize as _;
 
 /// A script and the name under which Redis remembers it.
 #[derive(Debug)]
@@ -119,6 +120,11 @@ impl Call {
         let keys = self.keys.iter().map(String::len);
         let arguments = self.arguments.iter().map(Vec::len);
         keys.chain(arguments).sum()
+    }
+
+    /// Overwrites what it was called with.
+    pub(super) fn zeroize(&mut self) {
+        self.arguments.zeroize();
     }
 
     /// By the script's name.

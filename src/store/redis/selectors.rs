@@ -54,7 +54,7 @@ impl RedisTokenStore {
         long: Duration,
         only_if_there: bool,
     ) -> Result<Registered> {
-        if self.link.is_cluster() && !only_if_there {
+        if self.may_lack() && !only_if_there {
             let now = self.time_at(bucket(selector)).await?;
             if self.link.replay().recent.closes(selector, started, now) {
                 return Ok(Registered::Refused);

@@ -28,6 +28,9 @@ const FAIR_SHARE: usize = 8;
 /// Room for `HMGET`, a key and two fields: a command that has to grow costs several times as much.
 const FIELDS_SIZE: usize = 256;
 
+/// As `put_downstream.lua` has it.
+const MOST_DOWNSTREAM: u64 = 64;
+
 /// How often another sign-in is looked for when the one that was to leave is gone already.
 const TRIES: usize = 8;
 
@@ -208,10 +211,15 @@ impl RedisTokenStore {
         tier.map(|tier| tier.change(&address.account, Some(address)))
     }
 
-    /// Why this node has taken out what it finds, if it did: in a cluster some of what a failover brought back may be read
-    /// before it is noticed. Elsewhere a new connection carries nothing until that is taken out again.
+    /// Whether Redis may lack what this node did: in a cluster some of what a failover brought back may be read before it is
+    /// noticed. Elsewhere a new connection carries nothing until that is done again, unless it was refused.
+    pub(super) fn may_lack(&self) -> bool {
+        self.link.is_cluster() || self.link.replay().is_owed()
+    }
+
+    /// Why this node has taken out what it finds, if it did.
     pub(super) fn was_taken_out(&self, address: &Address, created: Timestamp) -> Option<Cause> {
-        if !self.link.is_cluster() {
+        if !self.may_lack() {
             return None;
         }
         self.link.replay().recent.cause(address, created)
@@ -389,6 +397,23 @@ impl RedisTokenStore {
         .await
     }
 
+    /// How many a sign-in has is its score: so many have one, so many of them two, and so on. Nothing of them is read.
+    pub(super) async fn count_downstream(&self) -> Result<u64> {
+        let mut all = 0;
+        for least in 1..=MOST_DOWNSTREAM {
+            let have = self.count(|bucket| {
+                let mut count = redis::cmd("ZCOUNT");
+                count.arg(self.keys.derived(bucket)).arg(least).arg("+inf");
+                count
+            });
+            match have.await? {
+                0 => break,
+                have => all += have,
+            }
+        }
+        Ok(all)
+    }
+
     /// Addresses by when their time is up, from each bucket so many after the first few.
     async fn soonest(&self, until: &str, skip: usize, limit: usize) -> Result<Vec<Vec<Due>>> {
         let answers = self.sweep(|bucket| {
@@ -517,7 +542,7 @@ fn parse_batch(text: &[u8]) -> Result<Vec<Address>> {
 }
 
 impl RedisTokenStore {
-    /// Whether a removal of this node's refuses such a sign-in: a cluster may have lost its mark, and not been told again.
+    /// Whether a removal of this node's refuses such a sign-in: Redis may have lost its mark, and not been told again.
     pub(super) async fn refuses(&self, account: &AccountHash, started: &Started) -> Result<bool> {
         let recent = &self.link.replay().recent;
         if recent.is_empty() {

@@ -13,7 +13,7 @@ use super::RedisTokenStore;
 use super::names;
 use super::news::{Buckets, Listener, News};
 use super::recent::{Done, Written};
-use super::reply::{self, Reply, unexpected};
+use super::reply::{self, unexpected};
 use super::script;
 use super::sign_ins::{Leaving, flag, subjects};
 use super::time::{lifetime, moment, seconds};
@@ -145,7 +145,7 @@ impl TokenStore for RedisTokenStore {
             .arg(body)
             .arg(self.max_per_account.to_string())
             .arg(room.to_string());
-        if self.link.is_cluster()
+        if self.may_lack()
             && self.refuses(&address.account, started).await?
             && self.is_new(address).await?
         {
@@ -419,26 +419,13 @@ impl TokenStore for RedisTokenStore {
     }
 
     async fn stats(&self) -> Result<StoreStats> {
-        let derived = self.sweep(|bucket| {
-            let mut range = redis::cmd("ZRANGE");
-            range.arg(self.keys.derived(bucket)).arg(0).arg(-1);
-            range.arg("WITHSCORES");
-            range
-        });
-        let mut downstream = 0;
-        for counts in derived.await? {
-            let mut counts = Reply::of(counts)?;
-            while counts.text().is_ok() {
-                downstream += counts.number()?;
-            }
-        }
         Ok(StoreStats {
             sign_ins: self.count_sign_ins().await? as usize,
             selector_members: self.count_members().await? as usize,
             marks: 0,
             claims: (self.count_names(names::CLAIM).await? + self.count_names(names::LEASE).await?)
                 as usize,
-            downstream: downstream as usize,
+            downstream: self.count_downstream().await? as usize,
             outbox: self.count_outbox().await? as usize,
         })
     }

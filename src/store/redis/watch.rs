@@ -6,16 +6,19 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Value;
 
 use super::link::{Link, Request};
 use super::reply::{maybe_bytes, unexpected};
-use crate::store::Result;
+use crate::store::{Result, StoreError};
 
 /// For so long at most nobody notices.
 pub(super) const EVERY: Duration = Duration::from_secs(1);
+
+/// How often everything is looked at where that cannot be told, or where the server refused to do something again.
+const NOW_AND_THEN: Duration = Duration::from_secs(10);
 
 /// Which processes the masters are, and whose data they go on with: either is another one after a restart or a failover.
 type Masters = Vec<(Vec<u8>, Vec<String>)>;
@@ -28,40 +31,65 @@ pub(super) fn start(link: &Arc<Link>) {
 
 async fn watch(link: Weak<Link>, mine: u64) {
     let mut known = None;
+    let mut looked = Instant::now();
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(link) = link.upgrade() else { return };
         if link.watch.load(Ordering::SeqCst) != mine {
             return;
         }
+        link.replay().recent.forget();
         if link.replay().recent.is_empty() {
             known = None;
         } else if link.is_cluster() {
-            known = look(&link, known).await;
+            known = look(&link, known, &mut looked).await;
         } else if !link.answered.swap(false, Ordering::Relaxed) {
             // Whatever is wrong, the link finds out by it.
             let _ = link.send(&redis::cmd("PING")).await;
+        } else if link.replay().is_owed() && is_time(&mut looked) {
+            replay(&link).await;
         }
     }
 }
 
+fn is_time(looked: &mut Instant) -> bool {
+    let is_time = looked.elapsed() >= NOW_AND_THEN;
+    if is_time {
+        *looked = Instant::now();
+    }
+    is_time
+}
+
 /// Replays unless the masters are those that are known; whom it may take for known next time.
-async fn look(link: &Arc<Link>, known: Option<Masters>) -> Option<Masters> {
+async fn look(link: &Arc<Link>, known: Option<Masters>, looked: &mut Instant) -> Option<Masters> {
     let now = masters(link).await;
     let now = now
         .inspect_err(|error| tracing::debug!(%error, "not all masters say who they are"))
-        .ok()?;
-    if known.as_ref() == Some(&now) {
-        return known;
+        .ok();
+    let is_other = now.is_some() && known != now;
+    let is_doubtful = now.is_none() || link.replay().is_owed();
+    if is_other {
+        // Again in a second, if that fails.
+        return replay(link).await.then_some(now).flatten();
     }
-    let (_, connection) = link.connection().await.ok()?;
-    let replayed = link.replay().run(&connection, link.timeout()).await;
-    replayed
-        .inspect_err(
-            |error| tracing::warn!(%error, "what this node did of late is not replayed yet"),
-        )
-        .ok()
-        .map(|()| now)
+    if is_doubtful && is_time(looked) {
+        replay(link).await;
+    }
+    known
+}
+
+/// Whether all masters know everything, but for what they refused.
+async fn replay(link: &Arc<Link>) -> bool {
+    let replayed = async {
+        let (_, connection) = link.connection().await?;
+        link.replay().run(&connection, link.timeout()).await
+    };
+    let replayed = replayed.await;
+    replayed.inspect_err(complain).is_ok()
+}
+
+pub(super) fn complain(error: &StoreError) {
+    tracing::warn!(%error, "what this node did of late is not replayed yet");
 }
 
 async fn masters(link: &Arc<Link>) -> Result<Masters> {

@@ -8,6 +8,12 @@ local function clear_some()
   end
 end
 
+-- At maxmemory Redis refuses the first write of a script that may take more memory, and none after another write. So what
+-- must go on there begins with this one, which changes nothing.
+local function begin_writing()
+  redis.call('HDEL', account, '')
+end
+
 -- A field that ends by itself.
 local function put_ending(field, value, ends)
   redis.call('HSET', account, field, value)

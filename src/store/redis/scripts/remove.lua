@@ -13,6 +13,7 @@ if answer then
   return { text(now), cmsgpack.unpack(answer), 0, recalled_at(call) }
 end
 
+begin_writing()
 local found = {}
 if what == 'all' or what == 'but' then
   for _, id in ipairs(ids()) do

@@ -7,17 +7,19 @@ at = tonumber(at)
 -- Whatever it puts into the outbox had room there before.
 local how = { mark_for = tonumber(mark_for), room = math.huge }
 local count = 0
+begin_writing()
 clear_some()
 
+-- What is there goes first, and what may take more memory is done afterwards.
+local missing = {}
 for n = 11, #ARGV, 3 do
-  local id, why = ARGV[n], ARGV[n + 1]
-  local s = read(id)
+  local s = read(ARGV[n])
   if s then
     how.revoke = ARGV[n + 2]
-    take_out(s, why, how)
+    take_out(s, ARGV[n + 1], how)
     count = count + 1
   else
-    bury(id, why, how.mark_for)
+    missing[#missing + 1] = n
   end
 end
 if whole == '1' then
@@ -34,6 +36,9 @@ if whole == '1' then
     local mark, ends = mark_add(redis.call('HGET', account, 'm'), how.mark_for, iat, at)
     put_ending('m', mark, ends)
   end
+end
+for _, n in ipairs(missing) do
+  bury(ARGV[n], ARGV[n + 1], how.mark_for)
 end
 -- Also what was only remembered must end by itself.
 write_ids(ids())
