@@ -423,7 +423,6 @@ mod tests {
             providers: Vec::new(),
             hooks: crate::hooks::Hooks::new(),
             config: Arc::default(),
-            sessions: None,
         });
         let address = Address {
             account: AccountHash::of(&[b"ann"]),

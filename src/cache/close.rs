@@ -173,7 +173,6 @@ mod tests {
             providers: Vec::new(),
             hooks: Hooks::new(),
             config: Arc::new(Config::default()),
-            sessions: None,
         })
     }
 
