@@ -474,7 +474,7 @@ mod tests {
         recent.add(written(address, 1000));
         recent.add(written(address, MOST_WRITTEN));
         let kept = recent.of(address.account.bucket());
-        assert!(matches!(&*kept[..], [one] if one.size() < 2000));
+        assert!(matches!(&kept[..], [one] if one.size() < 2000));
         for _ in 0..100 {
             recent.add(written(address, 1000));
         }
