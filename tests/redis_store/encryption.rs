@@ -14,6 +14,9 @@ use crate::support::redis::RedisServer;
 
 const KEY: [u8; 32] = [0xa7; 32];
 
+/// What Redis calls the file.
+const COPY: &str = "dump.rdb";
+
 /// A server that writes what it has to a file, as it is.
 struct Disk {
     server: RedisServer,
@@ -25,7 +28,15 @@ impl Disk {
         let folder = std::env::temp_dir().join(format!("redis-{}", OperationId::random()));
         std::fs::create_dir(&folder).unwrap();
         let path = folder.to_str().unwrap();
-        let server = RedisServer::start_with(&["--dir", path, "--rdbcompression", "no"]).await;
+        let options = [
+            "--dir",
+            path,
+            "--dbfilename",
+            COPY,
+            "--rdbcompression",
+            "no",
+        ];
+        let server = RedisServer::start_with(&options).await;
         Self { server, folder }
     }
 
@@ -35,7 +46,7 @@ impl Disk {
 
     fn dump(&self) -> Vec<u8> {
         assert_eq!(self.server.cli(&["SAVE"]), "OK");
-        std::fs::read(self.folder.join("dump.rdb")).unwrap()
+        std::fs::read(self.folder.join(COPY)).unwrap()
     }
 }
 
