@@ -994,8 +994,8 @@ async fn a_browser_that_goes_away_during_the_exchange_leaves_no_tokens_behind() 
     assert_eq!(sign_ins(&app).await, 0);
 }
 
-#[tokio::test]
-async fn a_browser_that_goes_away_while_the_session_is_saved_leaves_no_sign_in_behind() {
+/// A sign-in whose browser goes away while the session store is at such a call.
+async fn goes_away_during(call: &'static str) -> (App, Gate, TestProvider) {
     let provider = TestProvider::start().await;
     let sessions = FaultySessions::default();
     let app = Setup::new()
@@ -1006,12 +1006,18 @@ async fn a_browser_that_goes_away_while_the_session_is_saved_leaves_no_sign_in_b
     begin(&app, &mut browser, "/signin").await;
     let (answer, _) = undelivered(&browser, "alice").await;
     let gate = Gate::new();
-    sessions.faults.set(&["create"], Fail::Hold(gate.clone()));
+    sessions.faults.set(&[call], Fail::Hold(gate.clone()));
     let request = get_request(&path_and_query(&answer), &cookies(&browser));
     let running = tokio::spawn(app.router.clone().oneshot(request));
     gate.arrived(1).await;
     running.abort();
     assert!(running.await.unwrap_err().is_cancelled());
+    (app, gate, provider)
+}
+
+#[tokio::test]
+async fn a_browser_that_goes_away_while_the_session_is_saved_leaves_no_sign_in_behind() {
+    let (app, gate, provider) = goes_away_during("create").await;
     gate.open();
     // Nobody was given the session's cookie.
     revoked(&provider).await;
@@ -1053,22 +1059,7 @@ async fn a_session_whose_cookie_is_lost_to_the_session_layers_500_leaves_no_sign
 
 #[tokio::test]
 async fn a_browser_that_goes_away_while_the_session_is_saved_again_leaves_no_sign_in_behind() {
-    let provider = TestProvider::start().await;
-    let sessions = FaultySessions::default();
-    let app = Setup::new()
-        .sessions(SessionManagerLayer::new(sessions.clone()))
-        .start(&provider)
-        .await;
-    let mut browser = TestBrowser::new();
-    begin(&app, &mut browser, "/signin").await;
-    let (answer, _) = undelivered(&browser, "alice").await;
-    let gate = Gate::new();
-    sessions.faults.set(&["save"], Fail::Hold(gate.clone()));
-    let request = get_request(&path_and_query(&answer), &cookies(&browser));
-    let running = tokio::spawn(app.router.clone().oneshot(request));
-    gate.arrived(1).await;
-    running.abort();
-    assert!(running.await.unwrap_err().is_cancelled());
+    let (app, _held, provider) = goes_away_during("save").await;
     revoked(&provider).await;
     assert_eq!(sign_ins(&app).await, 0);
 }

@@ -154,14 +154,21 @@ impl Cache {
         Ok(())
     }
 
+    /// Waits before the next attempt at what is pending, twice as long each time. Whether that is the last: the process is about to
+    /// end.
+    pub(super) async fn rest(&self, pause: &mut Duration) -> bool {
+        let last = tokio::select! {
+            () = tokio::time::sleep(*pause) => false,
+            () = self.0.stopped.cancelled() => true,
+        };
+        *pause = (*pause * 2).min(LONGEST_PAUSE);
+        last
+    }
+
     async fn retry(&self, pending: &Arc<Pending>) {
-        let mut pause = Duration::from_millis(100);
+        let mut pause = FIRST_PAUSE;
         loop {
-            let last = tokio::select! {
-                () = tokio::time::sleep(pause) => false,
-                () = self.0.stopped.cancelled() => true,
-            };
-            pause = (pause * 2).min(Duration::from_secs(30));
+            let last = self.rest(&mut pause).await;
             match self.settle(pending).await {
                 Ok(()) => return,
                 // Still pending, so still not served, and in the report of the shutdown.
@@ -243,6 +250,10 @@ struct All {
     accounts: HashMap<AccountHash, Vec<Arc<Pending>>>,
     closings: HashMap<Selector, Vec<Arc<Pending>>>,
 }
+
+/// Before the first further attempt at what is pending, and before later ones at most.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Most evictions that are retried at the same time. [`SignOutReport::not_retried`](crate::SignOutReport::not_retried) tells users.
 const MAX_PENDING: usize = 100_000;

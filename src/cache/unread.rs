@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::evict::Order;
 use super::inner::Cache;
+use super::pending::FIRST_PAUSE;
 use crate::cause::Cause;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
@@ -197,13 +198,9 @@ impl Cache {
     }
 
     async fn retry_unread(&self, sessions: &AnySessionStore, unread: &Unread) {
-        let mut pause = Duration::from_millis(100);
+        let mut pause = FIRST_PAUSE;
         loop {
-            let last = tokio::select! {
-                () = tokio::time::sleep(pause) => false,
-                () = self.0.stopped.cancelled() => true,
-            };
-            pause = (pause * 2).min(Duration::from_secs(30));
+            let last = self.rest(&mut pause).await;
             let Err((_, error)) = self.settle_unread(sessions, unread).await else {
                 return;
             };

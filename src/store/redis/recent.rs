@@ -215,9 +215,7 @@ impl Done {
             Self::Session(name) => name[0],
         }
     }
-}
 
-impl Done {
     /// About how many bytes it takes to keep.
     fn size(&self) -> usize {
         let more = match self {
