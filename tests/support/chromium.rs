@@ -200,11 +200,17 @@ impl Chromium {
         done(self.client.refresh().await);
     }
 
-    /// Waits for the element and clicks it. One that goes with its page between the two is looked for in the next page.
+    /// Waits for the element and clicks it. One that goes with its page between the two is looked for in the next page,
+    /// and one that the page's script has yet to show is waited for.
     pub async fn click(&self, selector: &str) {
         self.wait_until(selector, async || {
             match self.wait_for(selector).await.click().await {
-                Err(error) if error.is_stale_element_reference() => None,
+                Err(error)
+                    if error.is_stale_element_reference()
+                        || error.is_element_not_interactable() =>
+                {
+                    None
+                }
                 clicked => {
                     done(clicked);
                     Some(())
