@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use axum_signout::store::{
-    RedisTokenStore, Removal, RevokeRule, StoreErrorKind, Target, TokenStore,
+    Measurement, RedisTokenStore, Removal, RevokeRule, StoreErrorKind, Target, TokenStore,
 };
 use axum_signout::testing::store_contract::account;
 use axum_signout::{Cause, Locator};
 
+use super::replay::until;
 use super::world::{entry, is_live, removal, selector, sign_in};
-use crate::support::redis::RedisServer;
+use crate::support::redis::{RedisCluster, RedisServer};
 
 #[tokio::test]
 async fn a_store_whose_server_comes_later_works_from_then_on() {
@@ -139,4 +140,24 @@ async fn at_maxmemory_sign_ins_are_taken_out_and_selectors_closed() {
     // They are to be revoked once there is room to note who does.
     limit("0");
     assert_eq!(store.stats().await.unwrap().outbox, 4);
+}
+
+/// The client of a cluster can come to a halt with all of its servers there; here they stand still, which to callers looks the same.
+#[tokio::test]
+async fn a_client_of_a_cluster_that_has_no_answer_of_any_master_is_made_anew() {
+    let cluster = RedisCluster::start().await;
+    let store = RedisTokenStore::cluster(cluster.urls());
+    let store = store.timeout(Duration::from_millis(200)).build().unwrap();
+    let ann = sign_in(&store, &account(1), entry("ann")).await;
+    let is_connected = async || {
+        let connected = Measurement::Gauge("axum_signout_redis_connected", 1.0);
+        store.measure().await.contains(&connected)
+    };
+    assert!(is_connected().await);
+    let paused: Vec<_> = cluster.masters().iter().map(RedisServer::pause).collect();
+    assert!(store.now().await.is_err());
+    until("it is kept", async || !is_connected().await).await;
+    drop(paused);
+    until("it is not made anew", async || store.now().await.is_ok()).await;
+    assert!(is_live(&store, &ann).await);
 }

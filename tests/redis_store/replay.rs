@@ -38,7 +38,7 @@ async fn evict(store: &RedisTokenStore, target: Target, removal: &Removal) -> us
     store.remove(&target, removal).await.unwrap().len()
 }
 
-async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+pub async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !is_so().await {
         assert!(Instant::now() < deadline, "{what}");

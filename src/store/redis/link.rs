@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
+use redis::cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo};
 use redis::sentinel::SentinelClient;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value,
@@ -27,6 +27,9 @@ use crate::store::{Result, StoreError, StoreErrorKind};
 
 /// After a connection could not be made, calls fail at once for so long: they do not queue up for one try each.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// For so many time-outs the client of a cluster may be busy with a master that is silent, before calls to the others go on.
+const PATIENCE: u32 = 5;
 
 /// How many commands wait to be written before callers do.
 const QUEUE: usize = 1024;
@@ -86,24 +89,34 @@ impl Connection {
                 }
                 done => done,
             },
-            Request::Times => self.everywhere(redis::cmd("TIME")).await,
+            Request::Times => self.everywhere(redis::cmd("TIME"), None).await,
             Request::Info(section) => {
                 let mut info = redis::cmd("INFO");
                 info.arg(section);
-                self.everywhere(info).await
+                self.everywhere(info, None).await
             }
         }
     }
 
     /// At all masters of a cluster.
-    async fn everywhere(&mut self, command: Cmd) -> redis::RedisResult<Value> {
+    async fn everywhere(
+        &mut self,
+        command: Cmd,
+        wanted: Option<ResponsePolicy>,
+    ) -> redis::RedisResult<Value> {
         let Self::Cluster(connection) = self else {
             return self.command(&command).await;
         };
         let masters = MultipleNodeRoutingInfo::AllMasters;
-        let everywhere = RoutingInfo::MultiNode((masters, None));
+        let everywhere = RoutingInfo::MultiNode((masters, wanted));
         let answers = connection.route_command(command, everywhere).await;
         answers.and_then(Value::extract_error)
+    }
+
+    /// Whether any of the servers answers.
+    async fn is_alive(&mut self) -> bool {
+        let any = Some(ResponsePolicy::OneSucceeded);
+        self.everywhere(redis::cmd("PING"), any).await.is_ok()
     }
 
     /// Sends on this connection or not at all, and waits so long.
@@ -159,6 +172,8 @@ pub(super) struct Link {
     current: Mutex<Current>,
     /// Held by the one that connects.
     connecting: tokio::sync::Mutex<()>,
+    /// Held by the one that finds out whether the client of a cluster still runs.
+    doubting: Arc<tokio::sync::Mutex<()>>,
     /// Whether there was an answer since somebody looked.
     pub(super) answered: AtomicBool,
     /// Which watch is the one that goes on.
@@ -181,6 +196,7 @@ impl Link {
             replay,
             current: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
+            doubting: Arc::default(),
             answered: AtomicBool::new(false),
             watch: AtomicU64::new(0),
             said: AtomicBool::new(false),
@@ -342,6 +358,44 @@ impl Link {
         error.is_connection_dropped() && !error.is_connection_refusal()
     }
 
+    /// A call had no answer in time. A server that went without a word would keep the connection open for many minutes. In a cluster it
+    /// is one of several; but the client can come to a halt as a whole, when one of its tasks is given a lock that it then does not run
+    /// to use, and would stay so.
+    fn overdue(self: &Arc<Self>, number: u64) {
+        if !self.is_cluster() {
+            return self.give_up(number);
+        }
+        let Some(Ok((current, connection))) = self.known() else {
+            return;
+        };
+        let Ok(one) = self.doubting.clone().try_lock_owned() else {
+            return;
+        };
+        if current != number {
+            return;
+        }
+        let link = self.clone();
+        tokio::spawn(async move {
+            let _one = one;
+            if !link.is_alive(connection).await {
+                tracing::warn!("the client of the cluster has come to a halt; it is made anew");
+                link.give_up(number);
+            }
+        });
+    }
+
+    async fn is_alive(&self, mut connection: Connection) -> bool {
+        let deadline = Instant::now() + self.timeout * PATIENCE;
+        // Each attempt ends with the time-out that the client has for all calls.
+        while Instant::now() < deadline {
+            if let Ok(true) = tokio::time::timeout(self.timeout, connection.is_alive()).await {
+                return true;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        false
+    }
+
     /// Until the time is up; a command that was sent into a connection that turned out to be lost is sent once more.
     /// Nothing is done twice by that, for every change can be repeated.
     async fn bounded(self: &Arc<Self>, request: Request<'_>) -> Result<(u64, Value)> {
@@ -365,6 +419,8 @@ impl Link {
                         let lost = judge(&error);
                         if self.is_over(&error) {
                             self.give_up(number);
+                        } else if error.is_timeout() {
+                            self.overdue(number);
                         }
                         let is_forbidden =
                             error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm);
@@ -385,19 +441,15 @@ impl Link {
             }
         };
         let done = tokio::time::timeout(self.timeout, work).await;
-        done.unwrap_or_else(|_| {
-            match *sent.lock().unwrap_or_else(PoisonError::into_inner) {
+        done.unwrap_or_else(
+            |_| match *sent.lock().unwrap_or_else(PoisonError::into_inner) {
                 Some(number) => {
-                    // A server that went without a word would keep the connection open for many minutes. In a cluster it
-                    // is one of several.
-                    if !self.is_cluster() {
-                        self.give_up(number);
-                    }
+                    self.overdue(number);
                     Err(no_answer())
                 }
                 None => Err(not_reached()),
-            }
-        })
+            },
+        )
     }
 
     fn complain(&self) {

@@ -141,7 +141,9 @@ use self::time::Time;
 ///   be revoked are in the outbox again; hooks of [`on_evict`](crate::AuthBuilder::on_evict) are not told twice. What the server
 ///   refuses to do again, because it takes no writes, say, keeps nobody waiting: this node holds to it by itself, and tries again
 ///   every ten seconds.
-/// * The client of a cluster connects anew by itself. There a node holds to what it did, whatever it reads, and asks all masters
+/// * The client of a cluster connects anew by itself. Should it come to a halt altogether, which that of the crate `redis` can when a master
+///   goes away and comes back, it is made anew, some six time-outs after the first call that it did not answer; until then the node answers
+///   503. In a cluster a node holds to what it did, whatever it reads, and asks all masters
 ///   once a second which processes they are and whose data they go on with; where that has changed everything is replayed. While
 ///   one of the masters is away, and without the right to `INFO`, they cannot be compared, and everything is looked at every ten seconds.
 /// * In between, other nodes may serve what came back: for a second, for as long as nobody reaches the new master, and for good if
@@ -149,8 +151,9 @@ use self::time::Time;
 ///   `appendonly yes`, and `min-replicas-to-write 1` where there are replicas.
 /// * What is not replayed: claims, so that a logout token that was accepted could be sent again; leases, so that where Redis lost one two nodes
 ///   can send the same refresh token; the new key that a sign-in was given, so that its session no longer opens it and the user signs in
-///   again; and tokens that waited to be revoked of sign-ins that were gone before the snapshot. A refresh token that was used longer than a minute before it came back is sent once
-///   more; a provider that rotates refuses it, and the sign-in ends with
+///   again; and tokens that waited to be revoked of sign-ins that were gone before the snapshot, or came after it. A refresh token that came back is sent once
+///   more if it was used longer than a minute before, or if another node needs it before the node that used it has replayed; a provider that rotates
+///   refuses it, and may revoke what it had given for it. The sign-in ends with
 ///   [`Cause::RefreshRejected`](crate::Cause::RefreshRejected).
 /// * `FLUSHALL`, `DEBUG RELOAD` and whatever else changes data under a connection is not noticed.
 ///
