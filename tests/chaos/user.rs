@@ -1,24 +1,17 @@
-//! Users, as their browsers: they sign in, have tokens acquired, and sign out, on nodes that chance picks, and write down what came.
+//! Users: they sign in, have tokens acquired, and sign out, on nodes that chance picks, and write down what came.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode, header};
+use axum_signout::SignInId;
+use http::StatusCode;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use reqwest::cookie::{CookieStore as _, Jar};
-use tokio::sync::{Mutex, Semaphore};
 use tokio::time::sleep;
-use url::Url;
 
-use crate::node::{Left, Served};
-use crate::support::http::Page;
+use crate::town::Town;
 
-/// Sign-ins under way at a time: the provider is one process in JavaScript.
-const SIGNING_IN: usize = 12;
-
-/// Requests under way at a time, all users together.
-const REQUESTS: usize = 64;
+/// How many of those who left last are tried again and again.
+const LATEST: usize = 50;
 
 /// A request for a token, and what came: times by this process' clock.
 #[derive(Clone, Debug)]
@@ -34,179 +27,57 @@ pub struct Call {
 #[derive(Debug)]
 pub struct Story {
     pub user: String,
+    /// When it was begun, and when its cookies were there.
+    pub arrival: [Instant; 2],
     /// What the browser sends. Whoever has copied it goes on sending it.
     pub cookies: String,
     pub calls: Vec<Call>,
-    /// When a sign-out was acknowledged.
-    pub left: Option<Instant>,
-    /// The store had not confirmed it then.
-    pub pending: bool,
-    /// How often it was refused.
-    pub tried_in_vain: usize,
-    /// It said that it could not read what the session holds.
-    pub unread: bool,
+    pub left: Option<Departure>,
     /// It ended without a sign-out.
     pub lost: bool,
 }
 
-/// What all users have in common.
-pub struct Town {
-    pub nodes: Vec<String>,
-    pub until: Instant,
-    http: reqwest::Client,
-    signing_in: Semaphore,
-    requests: Semaphore,
-    pub stories: Mutex<Vec<Story>>,
-    /// Whose, and why.
-    pub failed_sign_ins: Mutex<Vec<(String, String)>>,
+/// A sign-out that was acknowledged.
+#[derive(Clone, Debug)]
+pub struct Departure {
+    /// When it was asked for first.
+    pub asked: Instant,
+    pub at: Instant,
+    /// Which node says so.
+    pub node: usize,
+    /// The store had not confirmed it then.
+    pub pending: bool,
+    /// It could not read what the session holds.
+    pub unread: bool,
+    /// How often it was refused before.
+    pub tried_in_vain: usize,
+}
+
+/// A sign-in that came to nothing.
+#[derive(Debug)]
+pub struct Failure {
+    pub user: String,
+    pub tried: [Instant; 2],
+    pub why: String,
 }
 
 impl Town {
-    pub fn new(nodes: Vec<String>, until: Instant) -> Arc<Self> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(60))
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .expect("no TLS set-up to fail");
-        Arc::new(Self {
-            nodes,
-            until,
-            http,
-            signing_in: Semaphore::new(SIGNING_IN),
-            requests: Semaphore::new(REQUESTS),
-            stories: Mutex::default(),
-            failed_sign_ins: Mutex::default(),
-        })
-    }
-
-    fn is_over(&self) -> bool {
-        Instant::now() >= self.until
-    }
-
-    fn any_node(&self, chance: &mut StdRng) -> usize {
-        chance.random_range(0..self.nodes.len())
-    }
-
-    /// Times are of the request itself, not of the wait for its turn.
-    async fn send(&self, request: reqwest::RequestBuilder) -> (Instant, Page, Instant) {
-        let _turn = self.requests.acquire().await.expect("never closed");
-        let begun = Instant::now();
-        let response = request
-            .send()
-            .await
-            .unwrap_or_else(|error| panic!("no answer: {error:?}"));
-        let (url, status) = (response.url().clone(), response.status());
-        let headers = response.headers().clone();
-        let body = response.text().await.expect("a body");
-        let page = Page {
-            url,
-            status,
-            headers,
-            body,
-        };
-        (begun, page, Instant::now())
-    }
-
-    /// With cookies that change.
-    async fn browse(
-        &self,
-        jar: &Jar,
-        method: Method,
-        url: &Url,
-        form: &[(String, String)],
-    ) -> Page {
-        let mut request = self.http.request(method, url.clone()).form(form);
-        if let Some(cookies) = jar.cookies(url) {
-            request = request.header(header::COOKIE, cookies);
-        }
-        let (_, page, _) = self.send(request).await;
-        let set = page.headers.get_all(header::SET_COOKIE);
-        jar.set_cookies(&mut set.iter(), url);
-        page
-    }
-
-    /// The cookies that the session then has; or where it ended, and how.
-    async fn sign_in(&self, user: &str, chance: &mut StdRng) -> Result<String, String> {
-        let _turn = self.signing_in.acquire().await.expect("never closed");
-        let jar = Jar::default();
-        let callback = format!("{}/signin/callback", self.nodes[0]);
-        let begin = format!("{}/signin", self.nodes[self.any_node(chance)]);
-        let begin = Url::parse(&begin).expect("a URL");
-        let mut page = self.browse(&jar, Method::GET, &begin, &[]).await;
-        for _ in 0..16 {
-            if let Some(next) = page.location() {
-                if next.as_str().starts_with(&callback) {
-                    // All nodes have one address, as behind a balancer.
-                    let node = Url::parse(&self.nodes[self.any_node(chance)]).expect("a URL");
-                    let mut url = next;
-                    url.set_port(node.port()).expect("an address with a port");
-                    let page = self.browse(&jar, Method::GET, &url, &[]).await;
-                    if page.status != StatusCode::OK {
-                        return Err(format!("{} at the callback", page.status));
-                    }
-                    let cookies = jar.cookies(&url).ok_or("no cookie")?;
-                    return Ok(cookies.to_str().expect("ASCII").to_owned());
-                }
-                page = self.browse(&jar, Method::GET, &next, &[]).await;
-            } else if page.status == StatusCode::OK && page.body.contains("<form") {
-                let mut form = page.form();
-                if form.has("login") {
-                    form = form.with("login", user).with("password", "any");
-                }
-                page = self
-                    .browse(&jar, Method::POST, &form.action, &form.fields)
-                    .await;
-            } else {
-                return Err(format!("{} at {}", page.status, page.url.path()));
-            }
-        }
-        Err("the provider asks again and again".to_owned())
-    }
-
-    pub async fn token(&self, cookies: &str, node: usize) -> (Call, Option<Served>) {
-        let request = self.http.get(format!("{}/token", self.nodes[node]));
-        let request = request.header(header::COOKIE, cookies);
-        let (begun, page, ended) = self.send(request).await;
-        let served: Option<Served> = serde_json::from_str(&page.body)
-            .ok()
-            .filter(|_| page.status == StatusCode::OK);
-        let call = Call {
-            begun,
-            ended,
-            node,
-            status: page.status,
-            token: served.as_ref().map(|served| served.token.clone()),
-        };
-        (call, served)
-    }
-
-    /// Nothing where it was refused.
-    async fn leave(&self, cookies: &str, node: usize) -> Option<(Left, Instant)> {
-        let request = self.http.post(format!("{}/leave", self.nodes[node]));
-        let request = request.header(header::COOKIE, cookies);
-        let (_, page, ended) = self.send(request).await;
-        if page.status != StatusCode::OK {
-            return None;
-        }
-        let left: Left = serde_json::from_str(&page.body).expect("what `leave` answers");
-        Some((left, ended))
-    }
-
-    /// Signs in and out until time is up, at least once; now and then the last sign-in stays.
+    /// Signs in and out until time is up; now and then the last sign-in stays.
     pub async fn live(&self, user: String, seed: u64) {
         let mut chance = StdRng::seed_from_u64(seed);
-        let mut lives = 0;
-        while lives == 0 || !self.is_over() {
-            match self.sign_in(&user, &mut chance).await {
+        while !self.is_over() {
+            let begun = Instant::now();
+            let signed_in = self.sign_in(&user, &mut chance).await;
+            let tried = [begun, Instant::now()];
+            match signed_in {
                 Ok(cookies) => {
-                    lives += 1;
-                    let story = self.one_sign_in(&user, cookies, &mut chance).await;
+                    let story = self.one_sign_in(&user, tried, cookies, &mut chance).await;
                     self.stories.lock().await.push(story);
                 }
                 Err(why) => {
+                    let user = user.clone();
                     let mut failed = self.failed_sign_ins.lock().await;
-                    failed.push((user.clone(), why));
+                    failed.push(Failure { user, tried, why });
                     drop(failed);
                     sleep(Duration::from_millis(chance.random_range(500..1_500))).await;
                 }
@@ -214,26 +85,32 @@ impl Town {
         }
     }
 
-    async fn one_sign_in(&self, user: &str, cookies: String, chance: &mut StdRng) -> Story {
+    async fn one_sign_in(
+        &self,
+        user: &str,
+        arrival: [Instant; 2],
+        cookies: String,
+        chance: &mut StdRng,
+    ) -> Story {
         let mut story = Story {
             user: user.to_owned(),
+            arrival,
             cookies,
             calls: Vec::new(),
             left: None,
-            pending: false,
-            tried_in_vain: 0,
-            unread: false,
             lost: false,
         };
-        let stays = Instant::now() + Duration::from_millis(chance.random_range(2_000..20_000));
+        let mut sign_in = None;
+        let stays = Instant::now() + Duration::from_millis(chance.random_range(2_000..15_000));
         while story.calls.is_empty() || Instant::now() < stays.min(self.until) {
             sleep(Duration::from_millis(chance.random_range(200..2_500))).await;
             // Two tabs, on two nodes: what is due is refreshed once all the same.
             let both = [self.any_node(chance), self.any_node(chance)];
             let both = both.map(|node| self.token(&story.cookies, node));
-            for (call, _) in futures_util::future::join_all(both).await {
+            for (call, served) in futures_util::future::join_all(both).await {
                 story.lost |= call.status == StatusCode::UNAUTHORIZED;
                 story.calls.push(call);
+                sign_in = sign_in.or(served.map(|served| served.sign_in));
             }
             if story.lost {
                 return story;
@@ -242,24 +119,34 @@ impl Town {
         if self.is_over() && chance.random_ratio(1, 4) {
             return story;
         }
-        self.sign_out(&mut story, chance).await;
+        let by_operator = sign_in.filter(|_| chance.random());
+        self.sign_out(&mut story, by_operator, chance).await;
         story
     }
 
-    async fn sign_out(&self, story: &mut Story, chance: &mut StdRng) {
-        let cookies = story.cookies.clone();
+    async fn sign_out(&self, story: &mut Story, by: Option<SignInId>, chance: &mut StdRng) {
         // Others run while it is done.
         let (early, late) = (self.any_node(chance), self.any_node(chance));
         let meanwhile = async {
-            let (one, _) = self.token(&cookies, early).await;
-            let (two, _) = self.token(&cookies, late).await;
+            let (one, _) = self.token(&story.cookies, early).await;
+            let (two, _) = self.token(&story.cookies, late).await;
             [one, two]
         };
         let nodes: Vec<usize> = (0..64).map(|_| self.any_node(chance)).collect();
+        let asked = Instant::now();
         let leaving = async {
-            for (tries, node) in nodes.into_iter().enumerate() {
-                match self.leave(&cookies, node).await {
-                    Some((left, at)) if left.not_retried == 0 => return (tries, left, at),
+            for (tried_in_vain, node) in nodes.into_iter().enumerate() {
+                match self.leave(story, by, node).await {
+                    Some((left, at)) if left.not_retried == 0 => {
+                        return Departure {
+                            asked,
+                            at,
+                            node,
+                            pending: left.pending > 0,
+                            unread: left.session == "Unread",
+                            tried_in_vain,
+                        };
+                    }
                     _ => {}
                 }
                 // A browser has no cookie any more; this one has kept a copy, and tries again.
@@ -267,20 +154,39 @@ impl Town {
             }
             panic!("nobody can sign out");
         };
-        let (calls, (tries, left, at)) = tokio::join!(meanwhile, leaving);
+        let (calls, left) = tokio::join!(meanwhile, leaving);
         story.calls.extend(calls);
-        story.tried_in_vain = tries;
-        story.unread = left.session == "Unread";
-        story.pending = left.pending > 0;
-        story.left = Some(at);
-        // At once, on every node, by whoever has copied the cookie; and once more a little later.
-        for pause in [0, 300, 1_500] {
+        story.left = Some(left);
+        // At once, on every node, by whoever has copied the cookie; and again until more than three seconds have passed.
+        for pause in [0, 300, 1_500, 1_300] {
             sleep(Duration::from_millis(pause)).await;
-            let everywhere = (0..self.nodes.len()).map(|node| self.token(&cookies, node));
+            let everywhere = (0..self.nodes.len()).map(|node| self.token(&story.cookies, node));
             let answers = futures_util::future::join_all(everywhere).await;
             story
                 .calls
                 .extend(answers.into_iter().map(|(call, _)| call));
+        }
+    }
+
+    /// Goes on sending the cookies of those who have left, and for a while after the last of them has.
+    pub async fn steal(&self, seed: u64) {
+        let mut chance = StdRng::seed_from_u64(seed);
+        while Instant::now() < self.until + Duration::from_secs(7) {
+            sleep(Duration::from_millis(20)).await;
+            let stories = self.stories.lock().await;
+            let first = stories.len().saturating_sub(LATEST);
+            let Some(number) =
+                (!stories.is_empty()).then(|| chance.random_range(first..stories.len()))
+            else {
+                continue;
+            };
+            let cookies = stories[number].cookies.clone();
+            let has_left = stories[number].left.is_some();
+            drop(stories);
+            if has_left {
+                let (call, _) = self.token(&cookies, self.any_node(&mut chance)).await;
+                self.stories.lock().await[number].calls.push(call);
+            }
         }
     }
 }

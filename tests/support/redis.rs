@@ -206,6 +206,12 @@ impl RedisServer {
             .to_owned()
     }
 
+    /// As a master of a cluster of three.
+    pub fn serves_with_two_others(&self) -> bool {
+        let info = self.cli(&["CLUSTER", "INFO"]);
+        info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+    }
+
     /// The names of all keys.
     pub fn keys(&self) -> Vec<String> {
         let keys = self.cli(&["--scan"]);
@@ -512,6 +518,29 @@ pub fn free_port() -> u16 {
     port.expect("a port is free").port()
 }
 
+/// Has three servers share the slots.
+///
+/// # Panics
+///
+/// When they do not find each other within a minute.
+pub async fn make_cluster(masters: &[&RedisServer]) {
+    for (number, master) in masters.iter().enumerate() {
+        let slots = [("0", "5460"), ("5461", "10922"), ("10923", "16383")][number];
+        master.cli(&["CLUSTER", "ADDSLOTSRANGE", slots.0, slots.1]);
+        master.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()]);
+    }
+    for other in &masters[1..] {
+        let port = other.port.to_string();
+        let bus = other.cli(&["CONFIG", "GET", "cluster-port"]);
+        let bus = bus.lines().last().expect("it has one");
+        masters[0].cli(&["CLUSTER", "MEET", "127.0.0.1", &port, bus]);
+    }
+    wait_until("the cluster comes up", || {
+        masters.iter().all(|master| master.serves_with_two_others())
+    })
+    .await;
+}
+
 /// Three masters that share the slots.
 #[derive(Debug)]
 pub struct RedisCluster {
@@ -521,7 +550,7 @@ pub struct RedisCluster {
 impl RedisCluster {
     /// # Panics
     ///
-    /// When Redis is missing, or the masters do not find each other within half a minute.
+    /// When Redis is missing, or the masters do not find each other within a minute.
     pub async fn start() -> Self {
         let mut masters = Vec::new();
         for number in 0..3 {
@@ -532,30 +561,9 @@ impl RedisCluster {
             // The masters talk on the port that is 10,000 higher.
             let bus = free_port().to_string();
             let options = [&options[..], &["--cluster-port", &bus]].concat();
-            let master = RedisServer::start_with(&options);
-            masters.push((master.await, bus.clone()));
+            masters.push(RedisServer::start_with(&options).await);
         }
-        for (number, (master, _)) in masters.iter().enumerate() {
-            let slots = [("0", "5460"), ("5461", "10922"), ("10923", "16383")][number];
-            master.cli(&["CLUSTER", "ADDSLOTSRANGE", slots.0, slots.1]);
-            master.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()]);
-        }
-        for (other, bus) in &masters[1..] {
-            let port = other.port.to_string();
-            masters[0]
-                .0
-                .cli(&["CLUSTER", "MEET", "127.0.0.1", &port, bus]);
-        }
-        let masters: Vec<RedisServer> = masters.into_iter().map(|(master, _)| master).collect();
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let knows_all = |master: &RedisServer| {
-            let info = master.cli(&["CLUSTER", "INFO"]);
-            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
-        };
-        while !masters.iter().all(knows_all) {
-            assert!(Instant::now() < deadline, "the cluster does not come up");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        make_cluster(&masters.iter().collect::<Vec<_>>()).await;
         Self { masters }
     }
 
