@@ -94,5 +94,23 @@ mod tests {
     async fn a_store_that_panics_is_one_whose_outcome_is_not_known() {
         let error = bounded::<()>(async { panic!("a store of a test") }).await;
         assert_eq!(error.unwrap_err().kind(), StoreErrorKind::Unknown);
+        let error = bounded::<()>(async {
+            tokio::task::yield_now().await;
+            panic!("a store of a test");
+        });
+        assert_eq!(error.await.unwrap_err().kind(), StoreErrorKind::Unknown);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_hangs_is_waited_for_five_seconds_a5() {
+        let began = tokio::time::Instant::now();
+        let error = bounded(std::future::pending::<Result<()>>()).await;
+        assert_eq!(error.unwrap_err().kind(), StoreErrorKind::Unknown);
+        assert_eq!(began.elapsed(), STORE_WAIT);
+        let slow = async {
+            tokio::time::sleep(STORE_WAIT / 2).await;
+            Ok(7)
+        };
+        assert_eq!(bounded(slow).await.unwrap(), 7);
     }
 }

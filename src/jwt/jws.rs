@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use memchr::memchr_iter;
 
 use super::keys::KeySet;
 use super::{Claims, JwtError, Members, SigningAlgorithm};
@@ -35,11 +36,12 @@ impl<'a> Jws<'a> {
         if token.len() > MAX_TOKEN {
             return Err(JwtError::TooLarge);
         }
-        let (signed, signature) = token.rsplit_once('.').ok_or(JwtError::NotCompact)?;
-        let (header, payload) = signed.split_once('.').ok_or(JwtError::NotCompact)?;
-        if payload.contains('.') {
+        let mut dots = memchr_iter(b'.', token.as_bytes());
+        let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else {
             return Err(JwtError::NotCompact);
-        }
+        };
+        let (header, payload) = (&token[..first], &token[first + 1..second]);
+        let (signed, signature) = (&token[..second], &token[second + 1..]);
         if header.len() > MAX_HEADER {
             return Err(JwtError::TooLarge);
         }
@@ -167,11 +169,14 @@ impl<'a> Unverified<'a> {
 }
 
 fn short_type(typ: &str) -> Box<str> {
-    let typ = typ.to_ascii_lowercase();
-    match typ.strip_prefix("application/") {
-        Some(short) => short.into(),
-        None => typ.into(),
-    }
+    const PREFIX: &str = "application/";
+    let prefix = typ.get(..PREFIX.len());
+    let mut short: Box<str> = match prefix.is_some_and(|had| had.eq_ignore_ascii_case(PREFIX)) {
+        true => typ[PREFIX.len()..].into(),
+        false => typ.into(),
+    };
+    short.make_ascii_lowercase();
+    short
 }
 
 /// Strict: no padding, no other alphabet, no white space, no bits left over, so that one text only stands for one value. Says where

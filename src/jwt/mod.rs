@@ -317,8 +317,10 @@ impl<'a> Members<'a> {
     }
 
     fn get(&self, name: &str) -> Option<&Member<'a>> {
-        let found = self.0.binary_search_by(|(have, _)| (*have.0).cmp(name));
-        found.ok().map(|at| &self.0[at].1)
+        // Names of different lengths differ at once, so this is faster than a search by order.
+        let mut members = self.0.iter();
+        let found = members.find(|(have, _)| have.0 == name);
+        found.map(|(_, member)| member)
     }
 }
 
