@@ -1,21 +1,30 @@
 //! Requests per second of one route, with and without the layer: called directly, and over HTTP on loopback. What is compared
 //! takes turns of a fraction of a second, so that whatever else the machine does meets both. Where the machine does much else, the
 //! processor time that the server takes for a request says more than what is left over for it: that is the second figure over HTTP.
+//! The same once more with a layer that does the least that one can do: what tower-sessions takes to read a session is in both.
 
 mod support;
 
+use std::collections::HashMap;
 use std::hint::spin_loop;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use axum::routing::get;
+use serde_json::Value;
 use support::{World, is_bench};
-use tower::ServiceExt as _;
+use tower::layer::layer_fn;
+use tower::{Service, ServiceExt as _};
 use tower_sessions::session::Id;
 use tower_sessions::{Session, SessionManagerLayer};
 
@@ -51,35 +60,37 @@ fn main() {
             Some(world.ids[0]),
         ),
     ];
-    println!(
-        "requests per second without and with the layer, and their ratio: medians of {TURNS} turns"
-    );
     let wanted = std::env::args()
         .skip(1)
         .find(|argument| !argument.starts_with('-'));
     let is_wanted = |name: &str| wanted.as_ref().is_none_or(|part| name.contains(part));
     let cases = cases.into_iter().filter(|(name, ..)| is_wanted(name));
-    let (without, with) = routers(&world);
-    println!("called directly:");
-    for (name, path, cookie) in cases.clone() {
-        compare(name, |layer| {
-            let app = if layer { &with } else { &without };
-            Rate::of(runtime.block_on(call(app, path, cookie, turn)))
-        });
-    }
-    let servers = [without, with].map(serve);
-    println!(
-        "over HTTP on loopback, {CONNECTIONS} connections, server on one thread, client on another:"
-    );
-    for (name, path, cookie) in cases {
-        let mut clients = servers
-            .each_ref()
-            .map(|server| Client::new(server, path, cookie));
-        compare(name, |layer| clients[usize::from(layer)].run(turn));
+    let (without, layers) = routers(&world);
+    for (name, with) in layers {
+        println!(
+            "requests per second without and with {name}, and their ratio: medians of {TURNS} turns"
+        );
+        println!("called directly:");
+        for (name, path, cookie) in cases.clone() {
+            compare(name, |layer| {
+                let app = if layer { &with } else { &without };
+                Rate::of(runtime.block_on(call(app, path, cookie, turn)))
+            });
+        }
+        let servers = [without.clone(), with].map(serve);
+        println!(
+            "over HTTP on loopback, {CONNECTIONS} connections, server on one thread, client on another:"
+        );
+        for (name, path, cookie) in cases.clone() {
+            let mut clients = servers
+                .each_ref()
+                .map(|server| Client::new(server, path, cookie));
+            compare(name, |layer| clients[usize::from(layer)].run(turn));
+        }
     }
 }
 
-fn routers(world: &World) -> (Router, Router) {
+fn routers(world: &World) -> (Router, [(&'static str, Router); 2]) {
     let cart = async |session: Session| {
         let cart = session.get::<String>("cart").await;
         cart.ok().flatten().unwrap_or_default()
@@ -88,10 +99,65 @@ fn routers(world: &World) -> (Router, Router) {
         .route("/", get(async || "hello"))
         .route("/cart", get(cart));
     let sessions = || SessionManagerLayer::new(world.sessions.as_ref().clone());
+    let least = Arc::new(Mutex::new(
+        (0..=u8::MAX).map(|n| (n, Arc::new(n))).collect(),
+    ));
+    let least = routes
+        .clone()
+        .layer(layer_fn(move |inner| Least {
+            inner,
+            map: least.clone(),
+        }))
+        .layer(sessions());
     (
         routes.clone().layer(sessions()),
-        routes.layer(world.auth.layer_with(sessions())),
+        [
+            ("the layer", routes.layer(world.auth.layer_with(sessions()))),
+            ("a layer that does the least", least),
+        ],
     )
+}
+
+/// Reads a value of the session, finds what it names in a map, gives that to the handler, and has the answer not stored.
+#[derive(Clone)]
+struct Least<S> {
+    inner: S,
+    map: Arc<Mutex<HashMap<u8, Arc<u8>>>>,
+}
+
+impl<S> Service<Request> for Least<S>
+where
+    S: Service<Request, Response = Response> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let Self { mut inner, map } = self.clone();
+        Box::pin(async move {
+            let session = request.extensions().get::<Session>().cloned();
+            let session = session.expect("the session layer is outside");
+            if session.id().is_some() {
+                let value = session.get_value("axum-signout").await;
+                if let Some(Value::String(text)) = value.expect("the store is there") {
+                    let found = map.lock().expect("nobody panics")[&text.as_bytes()[2]].clone();
+                    request.extensions_mut().insert(found);
+                }
+            }
+            let mut response = inner.call(request).await?;
+            let no_store = HeaderValue::from_static("no-store");
+            response
+                .headers_mut()
+                .insert(header::CACHE_CONTROL, no_store);
+            Ok(response)
+        })
+    }
 }
 
 /// Requests per second of a turn.

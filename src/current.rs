@@ -1,7 +1,7 @@
 //! What is known of the request under way: its session, the sign-ins that this opened, and what its response must carry.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use axum::extract::OriginalUri;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
@@ -14,7 +14,7 @@ use crate::cookie_fix::KeepSessionCookie;
 use crate::core::Core;
 use crate::error::Error;
 use crate::id::{Address, SignInId};
-use crate::session::AnySession;
+use crate::session::{AnySession, SessionId};
 
 /// Put into the request's extensions by the layer.
 #[derive(Clone, Debug)]
@@ -23,12 +23,20 @@ pub(crate) struct Current(Arc<Inner>);
 struct Inner {
     core: Arc<Core>,
     session: Option<AnySession>,
-    /// Oldest first.
-    sign_ins: Result<Vec<SignIn>, Error>,
-    /// What the session names although the store could not open it.
-    unopened: Vec<Address>,
+    /// That of the request's cookie, whatever becomes of it.
+    came_with: Option<SessionId>,
     asks: Asks,
+    /// Nothing as long as nobody looked.
+    found: OnceLock<Found>,
     effects: Mutex<Effects>,
+}
+
+/// What the request's session holds.
+pub(crate) struct Found {
+    /// Oldest first.
+    pub(crate) sign_ins: Result<SmallVec<[SignIn; 1]>, Error>,
+    /// What the session names although the store could not open it.
+    pub(crate) unopened: Vec<Address>,
 }
 
 /// What the response must carry, whatever the handler makes of it.
@@ -115,21 +123,21 @@ impl Asks {
 }
 
 impl Current {
-    pub(crate) fn new(
-        core: Arc<Core>,
-        session: Option<AnySession>,
-        sign_ins: Result<Vec<SignIn>, Error>,
-        unopened: Vec<Address>,
-        asks: Asks,
-    ) -> Self {
+    pub(crate) fn new(core: Arc<Core>, session: Option<AnySession>, asks: Asks) -> Self {
         Self(Arc::new(Inner {
             core,
+            came_with: session.as_ref().and_then(AnySession::id),
             session,
-            sign_ins,
-            unopened,
             asks,
+            found: OnceLock::new(),
             effects: Mutex::default(),
         }))
+    }
+
+    /// Before the handler runs, and once.
+    pub(crate) fn set_found(&self, found: Found) {
+        let first = self.0.found.set(found);
+        debug_assert!(first.is_ok(), "a session is opened once for a request");
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -140,29 +148,43 @@ impl Current {
         self.0.session.as_ref()
     }
 
+    /// The session's id when the request came in.
+    pub(crate) fn came_with(&self) -> Option<SessionId> {
+        self.0.came_with
+    }
+
     pub(crate) fn asks(&self) -> &Asks {
         &self.0.asks
     }
 
+    fn all(&self) -> Result<&[SignIn], Error> {
+        match self.0.found.get().map(|found| &found.sign_ins) {
+            None => Ok(&[]),
+            Some(Ok(all)) => Ok(all),
+            Some(Err(error)) => Err(error.clone()),
+        }
+    }
+
     /// The sign-ins that are there, oldest first: those that ended while the request ran are left out.
     pub(crate) fn sign_ins(&self) -> Result<Vec<SignIn>, Error> {
-        let all = self.0.sign_ins.as_ref().map_err(Clone::clone)?;
-        Ok(all.iter().filter(|one| !one.has_ended()).cloned().collect())
+        let all = self.all()?.iter();
+        Ok(all.filter(|one| !one.has_ended()).cloned().collect())
     }
 
     /// All that the request opened, ended since or not.
     pub(crate) fn opened(&self) -> &[SignIn] {
-        self.0.sign_ins.as_deref().unwrap_or_default()
+        let found = self.0.found.get();
+        found.map_or(&[], |found| found.sign_ins.as_deref().unwrap_or_default())
     }
 
     pub(crate) fn unopened(&self) -> &[Address] {
-        &self.0.unopened
+        self.0.found.get().map_or(&[], |found| &found.unopened)
     }
 
     /// The sign-in that is meant when none is named.
     pub(crate) fn latest(&self) -> Result<Option<SignIn>, Error> {
-        let all = self.0.sign_ins.as_ref().map_err(Clone::clone)?;
-        Ok(all.iter().rev().find(|one| !one.has_ended()).cloned())
+        let latest = self.all()?.iter().rev().find(|one| !one.has_ended());
+        Ok(latest.cloned())
     }
 
     pub(crate) fn of_account(&self, account: &Account) -> Result<Option<SignIn>, Error> {
@@ -193,7 +215,7 @@ impl Current {
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Current")
-            .field("sign_ins", &self.sign_ins.as_ref().map(Vec::len))
+            .field("found", &self.found.get().is_some())
             .finish_non_exhaustive()
     }
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use smallvec::SmallVec;
 use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
@@ -19,7 +20,7 @@ use crate::cache::{Opened, Order, SignIn, Use};
 use crate::cause::Cause;
 use crate::cookie_fix::KeepSessionCookie;
 use crate::core::Core;
-use crate::current::{Asks, Current, Effects};
+use crate::current::{Asks, Current, Effects, Found};
 use crate::error::{Error, ErrorKind, Wanted};
 use crate::events;
 use crate::id::Address;
@@ -40,6 +41,20 @@ pub struct AuthService<S> {
 impl<S> AuthService<S> {
     pub(crate) fn new(inner: S, auth: Auth) -> Self {
         Self { inner, auth }
+    }
+
+    /// What is known of a request before its session is opened; nothing without a session.
+    fn current<B>(&self, request: &Request<B>) -> Option<Current> {
+        let session = AnySession::from_extensions(request.extensions())?;
+        let core = self.auth.core();
+        let mut asks = Asks::of(
+            request.method(),
+            request.uri(),
+            request.headers(),
+            request.extensions(),
+        );
+        asks.status = core.is_status(asks.path());
+        Some(Current::new(core.clone(), Some(session), asks))
     }
 }
 
@@ -62,35 +77,23 @@ where
         // The clone that was polled ready is the one to call.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let auth = self.auth.clone();
+        let current = self.current(&request);
         Box::pin(async move {
-            let Some(session) = AnySession::from_extensions(request.extensions()) else {
+            let Some(current) = current else {
                 return Ok(without_session());
             };
-            let mut asks = Asks::of(
-                request.method(),
-                request.uri(),
-                request.headers(),
-                request.extensions(),
-            );
+            if current.came_with().is_some() {
+                open(&current).await;
+            }
             let delivery = request.extensions().get::<Delivery>().cloned();
-            let before = session.id();
-            let core = auth.core().clone();
-            asks.status = core.is_status(asks.path());
-            let current = if session.has_cookie() {
-                // In a box of its own: together with what the handler needs it would outgrow what allocators hand out fast.
-                Box::pin(open(core, session, asks)).await
-            } else {
-                Current::new(core, Some(session), Ok(Vec::new()), Vec::new(), asks)
-            };
             request.extensions_mut().insert(current.clone());
-            let leaving = Leaving(Some(current.clone()));
+            let mut leaving = Leaving::new(current);
             let mut response = inner.call(request).await?;
             leaving.check().await;
             if let Some(delivery) = delivery {
-                delivery.note(&current, before).await;
+                delivery.note(&leaving.current).await;
             }
-            finish(&current, &mut response);
+            finish(&leaving.current, &mut response);
             Ok(response)
         })
     }
@@ -127,71 +130,80 @@ async fn within<F: Future>(limit: Duration, mut work: Pin<&mut F>) -> Result<F::
 }
 
 /// Opens what the session holds, whose cookie the request brought.
-async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
-    let used = match asks.status {
-        true => Use::None,
-        false => Use::Noted,
+async fn open(current: &Current) {
+    let (sign_ins, unopened) = match opened(current).await {
+        Ok(live) => (Ok(live), Vec::new()),
+        Err(Unopened { error, names }) => (Err(error), names),
     };
-    let current = |sign_ins, unopened| {
-        Current::new(
-            core.clone(),
-            Some(session.clone()),
-            sign_ins,
-            unopened,
-            asks,
-        )
+    current.set_found(Found { sign_ins, unopened });
+}
+
+/// What could not be opened, and why.
+struct Unopened {
+    error: Error,
+    names: Vec<Address>,
+}
+
+impl From<Error> for Unopened {
+    fn from(error: Error) -> Self {
+        let names = Vec::new();
+        Self { error, names }
+    }
+}
+
+fn unavailable(what: &'static str) -> Error {
+    Error::new(ErrorKind::StoreUnavailable, what)
+}
+
+const SESSIONS_LATE: &str = "the session store did not answer in time";
+
+async fn opened(current: &Current) -> Result<SmallVec<[SignIn; 1]>, Unopened> {
+    let (core, id) = (current.core(), current.came_with());
+    let Some(session) = current.session() else {
+        return Ok(SmallVec::new());
     };
-    let id = session.id();
     // Signed out, though it could not be read: nothing that it names is opened before that is caught up with.
     if let Some(id) = id
         && core.cache.is_unread(&id)
     {
         let caught_up = Box::pin(timeout(STORE_WAIT, core.cache.catch_up(id))).await;
-        let late = "the session store did not answer in time";
-        let late = |_| Err(Error::new(ErrorKind::StoreUnavailable, late));
-        if let Err(error) = caught_up.unwrap_or_else(late) {
-            return current(Err(error), Vec::new());
-        }
+        caught_up.unwrap_or_else(|_| Err(unavailable(SESSIONS_LATE)))?;
     }
     let held = within(STORE_WAIT, pin!(session.sign_ins())).await;
-    let held = match held {
-        Ok(Ok(held)) if held.is_empty() => {
-            let current = current(Ok(Vec::new()), Vec::new());
+    let held = match held.map_err(|_| unavailable(SESSIONS_LATE))? {
+        Ok(held) if held.is_empty() => {
             if !session.has_cookie() {
-                keep_cookie(&current, id);
+                keep_cookie(current);
             }
-            return current;
+            return Ok(SmallVec::new());
         }
-        Ok(Ok(held)) => held.into_sign_ins(),
-        Ok(Err(error)) if error.is_garbage() => {
+        Ok(held) => held.into_sign_ins(),
+        Err(error) if error.is_garbage() => {
             tracing::warn!(%error, "a session that cannot be read is ended");
-            Box::pin(end_session(&session)).await;
-            return current(Ok(Vec::new()), Vec::new());
+            Box::pin(end_session(session)).await;
+            return Ok(SmallVec::new());
         }
-        Ok(Err(error)) => {
-            let error = Error::new(ErrorKind::StoreUnavailable, "the session store failed")
-                .with_source(error);
-            return current(Err(error), Vec::new());
-        }
-        Err(_) => {
-            let error = "the session store did not answer in time";
-            let error = Error::new(ErrorKind::StoreUnavailable, error);
-            return current(Err(error), Vec::new());
+        Err(error) => {
+            return Err(unavailable("the session store failed")
+                .with_source(error)
+                .into());
         }
     };
-    let unopened = || held.iter().map(|locator| locator.address).collect();
+    let used = match current.asks().status {
+        true => Use::None,
+        false => Use::Noted,
+    };
     let opened = within(STORE_WAIT, pin!(core.cache.open(&held, used))).await;
-    let opened = match opened {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => return current(Err(error.into()), unopened()),
-        Err(_) => {
-            let error = "the token store did not answer in time";
-            let error = Error::new(ErrorKind::StoreUnavailable, error);
-            return current(Err(error), unopened());
-        }
-    };
+    let opened = opened.map_or_else(
+        |_| Err(unavailable("the token store did not answer in time")),
+        |opened| opened.map_err(Error::from),
+    );
+    let opened = opened.map_err(|error| Unopened {
+        error,
+        names: held.iter().map(|locator| locator.address).collect(),
+    })?;
     let all = opened.len();
-    let mut live = Vec::with_capacity(all);
+    let mut live = SmallVec::new();
     let mut moved = false;
     let mut ended = None;
     for (opened, locator) in opened.into_iter().zip(&held) {
@@ -205,32 +217,31 @@ async fn open(core: Arc<Core>, session: AnySession, asks: Asks) -> Current {
         }
     }
     if live.len() == all {
-        return current(Ok(live), Vec::new());
+        return Ok(live);
     }
-    let (core, session) = (core.clone(), session.clone());
     let (live, superseded) = Box::pin(leave_ended(core, session, live, moved)).await;
-    let current = current(Ok(live), Vec::new());
     current.effects().ended = ended;
     if superseded {
-        keep_cookie(&current, id);
+        keep_cookie(current);
     }
-    current
+    Ok(live)
 }
 
 /// Ends a session of which a sign-in has ended, or renews it for those that stay. Returns what stays, and whether another
 /// request has ended or renewed it before.
 async fn leave_ended(
-    core: Arc<Core>,
-    session: AnySession,
-    live: Vec<SignIn>,
+    core: &Arc<Core>,
+    session: &AnySession,
+    live: SmallVec<[SignIn; 1]>,
     moved: bool,
-) -> (Vec<SignIn>, bool) {
+) -> (SmallVec<[SignIn; 1]>, bool) {
     // A client that goes away must not leave accounts under keys that no session holds.
     let tasks = core.cache.tasks().clone();
+    let (core, session) = (core.clone(), session.clone());
     let renewed = tasks.spawn(async move {
         if moved || live.is_empty() {
             end_session(&session).await;
-            return (Vec::new(), moved);
+            return (SmallVec::new(), moved);
         }
         match renew_session(&core, &session, &live).await {
             SessionOutcome::Renewed => (live, false),
@@ -241,56 +252,70 @@ async fn leave_ended(
                     let order = Order::new(target, Cause::SessionEnded);
                     core.cache.evict_quietly(order).await;
                 }
-                (Vec::new(), false)
+                (SmallVec::new(), false)
             }
             // Another request was faster: its response has the cookie of the renewed session.
-            _ => (Vec::new(), true),
+            _ => (SmallVec::new(), true),
         }
     });
     match timeout(STORE_WAIT, renewed).await {
         Ok(renewed) => renewed.unwrap_or_default(),
-        Err(_) => (Vec::new(), true),
+        Err(_) => (SmallVec::new(), true),
     }
 }
 
-fn keep_cookie(current: &Current, session: Option<SessionId>) {
+fn keep_cookie(current: &Current) {
     let cookies = current.asks().cookies();
-    let id = session.map(SessionId::cookie_value).unwrap_or_default();
+    let id = current.came_with();
+    let id = id.map(SessionId::cookie_value).unwrap_or_default();
     current.effects().keep_cookie = Some(KeepSessionCookie::of(&cookies, &id));
 }
 
 /// Notices, after the handler, that it ended the session without this crate; also when the handler did not come to its end
 /// because the client went away.
-struct Leaving(Option<Current>);
+struct Leaving {
+    current: Current,
+    checked: bool,
+}
 
 impl Leaving {
-    async fn check(mut self) {
-        if let Some(check) = self.take() {
+    fn new(current: Current) -> Self {
+        Self {
+            current,
+            checked: false,
+        }
+    }
+
+    async fn check(&mut self) {
+        if let Some(check) = self.start() {
             // Waited for: the response tells the user that they are signed out.
             let _ = check.await;
         }
     }
 
-    /// The check as a task, where there is something to check.
-    fn take(&mut self) -> Option<JoinHandle<()>> {
-        let current = self.0.take()?;
-        let session = current.session()?;
-        if !session.is_modified() {
+    /// The check as a task, once, where there is something to check.
+    fn start(&mut self) -> Option<JoinHandle<()>> {
+        if std::mem::replace(&mut self.checked, true) {
+            return None;
+        }
+        let current = &self.current;
+        if !current.session()?.is_modified() {
             return None;
         }
         let all_ended = current.opened().iter().all(SignIn::has_ended);
-        if all_ended && unopened(&current).is_empty() {
+        if all_ended && unopened(current).is_empty() {
             return None;
         }
         tokio::runtime::Handle::try_current().ok()?;
         let tasks = current.core().cache.tasks().clone();
+        let current = current.clone();
         Some(tasks.spawn(async move { evict_what_left(&current).await }))
     }
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        self.take();
+        self.start();
     }
 }
 
@@ -342,11 +367,11 @@ pub(crate) fn finish<B: Default>(current: &Current, response: &mut Response<B>) 
     // R13: a modified session means that its cookie is set or removed.
     let cookie = current.session().is_some_and(AnySession::is_modified);
     let private = (signed_in || cookie) && core.config.no_store;
-    if private && !headers.contains_key(header::CACHE_CONTROL)
-        || effects.signed_out
-        || !effects.headers.is_empty()
-    {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let no_store = HeaderValue::from_static("no-store");
+    if effects.signed_out || !effects.headers.is_empty() {
+        headers.insert(header::CACHE_CONTROL, no_store);
+    } else if private {
+        headers.entry(header::CACHE_CONTROL).or_insert(no_store);
     }
     if effects.signed_out {
         let clear = core.config.clear_site_data.header();
@@ -405,15 +430,18 @@ fn send_to_sign_in<B: Default>(current: &Current, response: &mut Response<B>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn future_size<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
-        size_of::<F>()
-    }
+    use crate::provider::Provider;
 
     /// Above 1032 bytes glibc's malloc takes its slow path, for each request.
-    #[test]
-    fn the_future_that_opens_a_session_is_small() {
-        let size = future_size(open);
+    #[tokio::test]
+    async fn the_future_of_a_request_is_small() {
+        let provider = Provider::discover("https://login.example.com", "app");
+        let provider = provider.build().unwrap();
+        let auth = Auth::builder(provider, "https://app.example.com");
+        let auth = auth.build().unwrap();
+        let mut service = AuthService::new(axum::Router::<()>::new(), auth);
+        let future = service.call(Request::new(axum::body::Body::empty()));
+        let size = size_of_val(&*future);
         assert!(size <= 1032, "{size} bytes");
     }
 }

@@ -17,7 +17,6 @@ use crate::cause::Cause;
 use crate::core::Core;
 use crate::current::Current;
 use crate::id::Address;
-use crate::session::{AnySession, SessionId};
 use crate::store::Target;
 
 /// The handle, in the request's extensions.
@@ -32,9 +31,9 @@ struct Awaited {
 
 impl Delivery {
     /// After the handler: notes what the session holds, if it got another id than that of the request's cookie.
-    pub(crate) async fn note(&self, current: &Current, before: Option<SessionId>) {
+    pub(crate) async fn note(&self, current: &Current) {
         let session = current.session().filter(|session| session.is_modified());
-        let Some(session) = session.filter(|session| AnySession::id(session) != before) else {
+        let Some(session) = session.filter(|session| session.id() != current.came_with()) else {
             return;
         };
         let Ok(held) = session.sign_ins().await else {

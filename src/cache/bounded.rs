@@ -1,8 +1,10 @@
 //! A limit on how long the token store is waited for, and on what a panic of it can do, whatever store it is.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,8 +33,13 @@ pub(super) struct Bounded(pub(super) Arc<dyn TokenStore>);
 async fn bounded<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
     let unknown = |what| Err(StoreError::new(StoreErrorKind::Unknown, what));
     // A sign-out must not end with a store's panic: what it was about to take out is held back, and tried again.
-    let call = AssertUnwindSafe(call).catch_unwind();
-    match tokio::time::timeout(STORE_WAIT, call).await {
+    let mut call = pin!(AssertUnwindSafe(call).catch_unwind());
+    let answer = match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
+        // No timer for a store that answers at once.
+        Poll::Ready(answer) => Ok(answer),
+        Poll::Pending => tokio::time::timeout(STORE_WAIT, call).await,
+    };
+    match answer {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => unknown("the token store panicked"),
         Err(_) => unknown("the token store did not answer in time"),
@@ -87,5 +94,23 @@ mod tests {
     async fn a_store_that_panics_is_one_whose_outcome_is_not_known() {
         let error = bounded::<()>(async { panic!("a store of a test") }).await;
         assert_eq!(error.unwrap_err().kind(), StoreErrorKind::Unknown);
+        let error = bounded::<()>(async {
+            tokio::task::yield_now().await;
+            panic!("a store of a test");
+        });
+        assert_eq!(error.await.unwrap_err().kind(), StoreErrorKind::Unknown);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_hangs_is_waited_for_five_seconds_a5() {
+        let began = tokio::time::Instant::now();
+        let error = bounded(std::future::pending::<Result<()>>()).await;
+        assert_eq!(error.unwrap_err().kind(), StoreErrorKind::Unknown);
+        assert_eq!(began.elapsed(), STORE_WAIT);
+        let slow = async {
+            tokio::time::sleep(STORE_WAIT / 2).await;
+            Ok(7)
+        };
+        assert_eq!(bounded(slow).await.unwrap(), 7);
     }
 }

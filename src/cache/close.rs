@@ -47,7 +47,9 @@ impl Cache {
         let mut evicted = Evicted::default();
         for some in members.chunks(AT_ONCE) {
             if evicted.pending == 0 {
-                evicted.add(self.evict_members(some, removal, correlation_id).await);
+                // In a box: the whole would be too large for the allocator's fast path (1032 bytes).
+                let removed = Box::pin(self.evict_members(some, removal, correlation_id));
+                evicted.add(removed.await);
                 continue;
             }
             // A store that hangs costs one long wait, not one for each chunk: the rest is left to the retries.

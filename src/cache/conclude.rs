@@ -42,7 +42,7 @@ impl Cache {
             report.session = session;
         }
         report.hooks = self.tell(&evicted.evictions).await;
-        self.publish(report.clone());
+        self.publish(&report);
         report
     }
 
@@ -95,15 +95,15 @@ impl Cache {
 
     /// The end of a sign-out: its trace, and the hooks for reports, in the background. A sign-out that found nothing to do is
     /// nobody's business: strangers can ask for any number of those.
-    pub(crate) fn publish(&self, report: SignOutReport) {
+    pub(crate) fn publish(&self, report: &SignOutReport) {
         if report.is_empty() {
             return;
         }
-        events::signed_out(&report);
+        events::signed_out(report);
         if !self.0.hooks.wants_reports() {
             return;
         }
-        let cache = self.clone();
+        let (cache, report) = (self.clone(), report.clone());
         self.0.tasks.spawn(async move {
             cache.0.hooks.signed_out(&cache.0.tasks, report).await;
         });

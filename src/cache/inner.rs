@@ -230,7 +230,7 @@ impl Cache {
         &self,
         locators: &[Locator],
         used: Use,
-    ) -> Result<Vec<Opened>, StoreError> {
+    ) -> Result<SmallVec<[Opened; 1]>, StoreError> {
         self.start_background();
         // The flags first: an eviction that this load does not see then finds them.
         let flags: SmallVec<[_; 1]> = locators
@@ -248,7 +248,7 @@ impl Cache {
             Timestamp::default()
         };
         let found = self.0.store.load(locators).await?;
-        let mut opened = Vec::with_capacity(flags.len());
+        let mut opened = SmallVec::with_capacity(flags.len());
         let mut touched = Vec::new();
         for ((flag, doubts), lookup) in flags.into_iter().zip(found) {
             opened.push(match lookup {

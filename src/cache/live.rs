@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::Notify;
@@ -17,7 +17,20 @@ use crate::store::Stored;
 
 const STRIPES: usize = 64;
 
-type Stripe = HashMap<SignInId, Weak<Flag>, BuildHasherDefault<IdHasher>>;
+type Flags = HashMap<SignInId, Weak<Flag>, BuildHasherDefault<IdHasher>>;
+
+#[derive(Debug, Default)]
+struct Stripe {
+    flags: Mutex<Flags>,
+    /// How many there are: an eviction passes over stripes without any, and takes no lock for that.
+    count: AtomicUsize,
+}
+
+impl Stripe {
+    fn lock(&self) -> MutexGuard<'_, Flags> {
+        self.flags.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Takes the end of a sign-in's name, which is random and made here: nobody chooses which of them collide.
 #[derive(Default)]
@@ -42,7 +55,7 @@ impl Hasher for IdHasher {
 /// All flags that some request holds.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    stripes: Box<[Mutex<Stripe>]>,
+    stripes: Box<[Stripe]>,
     cache: Weak<Inner>,
 }
 
@@ -68,23 +81,25 @@ pub(crate) struct Flag {
 impl Registry {
     pub(super) fn new(cache: Weak<Inner>) -> Arc<Self> {
         Arc::new(Self {
-            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
             cache,
         })
     }
 
-    fn stripe(&self, id: &SignInId) -> MutexGuard<'_, Stripe> {
-        let at = usize::from(id.as_bytes()[0]) % STRIPES;
-        self.stripes[at]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn stripe(&self, id: &SignInId) -> &Stripe {
+        &self.stripes[usize::from(id.as_bytes()[0]) % STRIPES]
+    }
+
+    fn held(&self, id: &SignInId) -> Option<Arc<Flag>> {
+        self.stripe(id).lock().get(id).and_then(Weak::upgrade)
     }
 
     /// The flag of a sign-in. Whoever loads a sign-in asks for its flag first: an eviction that the load did not see then
     /// finds the flag.
     pub(crate) fn enter(self: &Arc<Self>, address: Address) -> Arc<Flag> {
-        let mut stripe = self.stripe(&address.id);
-        let place = stripe.entry(address.id);
+        let stripe = self.stripe(&address.id);
+        let mut flags = stripe.lock();
+        let place = flags.entry(address.id);
         if let Entry::Occupied(flag) = &place
             && let Some(flag) = flag.get().upgrade()
         {
@@ -103,13 +118,13 @@ impl Registry {
             registry: self.clone(),
         });
         place.insert_entry(Arc::downgrade(&flag));
+        stripe.count.store(flags.len(), Ordering::SeqCst);
         flag
     }
 
     /// Ends a sign-in for all requests that hold it. The account must be right too: an id is not secret, and may come from anyone.
     pub(crate) fn end(&self, address: &Address, cause: Cause) {
-        let id = &address.id;
-        let flag = self.stripe(id).get(id).and_then(Weak::upgrade);
+        let flag = self.held(&address.id);
         if let Some(flag) = flag.filter(|flag| flag.address == *address) {
             flag.end(cause);
         }
@@ -117,8 +132,7 @@ impl Registry {
 
     /// The same, of one that may go on: whoever knows better tells the hooks.
     pub(super) fn end_quietly(&self, address: &Address, cause: Cause) {
-        let id = &address.id;
-        let flag = self.stripe(id).get(id).and_then(Weak::upgrade);
+        let flag = self.held(&address.id);
         if let Some(flag) = flag.filter(|flag| flag.address == *address) {
             flag.end_quietly(cause);
         }
@@ -126,8 +140,7 @@ impl Registry {
 
     /// Why a sign-in that somebody holds has ended, if it has.
     pub(super) fn cause(&self, address: &Address) -> Option<Cause> {
-        let id = &address.id;
-        let flag = self.stripe(id).get(id).and_then(Weak::upgrade)?;
+        let flag = self.held(&address.id)?;
         (flag.address == *address).then(|| flag.cause())?
     }
 
@@ -142,10 +155,7 @@ impl Registry {
 
     /// Has a sign-in looked at anew before it is served again.
     pub(super) fn doubt(&self, address: &Address) {
-        let flag = self
-            .stripe(&address.id)
-            .get(&address.id)
-            .and_then(Weak::upgrade);
+        let flag = self.held(&address.id);
         if let Some(flag) = flag.filter(|flag| flag.address == *address) {
             flag.doubt();
         }
@@ -192,20 +202,22 @@ impl Registry {
 
     fn for_each(&self, act: impl Fn(&Flag)) {
         for stripe in &self.stripes {
+            if stripe.count.load(Ordering::SeqCst) == 0 {
+                continue;
+            }
             // Collected whole, then looked at: letting go of a flag takes the lock that is held here.
-            let flags: Vec<_> = stripe
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .values()
-                .filter_map(Weak::upgrade)
-                .collect();
+            let flags: Vec<_> = stripe.lock().values().filter_map(Weak::upgrade).collect();
             flags.iter().for_each(|flag| act(flag));
         }
     }
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        let len = |stripe: &Mutex<Stripe>| stripe.lock().unwrap().len();
+        let len = |stripe: &Stripe| {
+            let len = stripe.lock().len();
+            assert_eq!(stripe.count.load(Ordering::SeqCst), len);
+            len
+        };
         self.stripes.iter().map(len).sum()
     }
 }
@@ -313,12 +325,14 @@ impl Flag {
 
 impl Drop for Flag {
     fn drop(&mut self) {
-        let mut stripe = self.registry.stripe(&self.address.id);
+        let stripe = self.registry.stripe(&self.address.id);
+        let mut flags = stripe.lock();
         // Another request may have entered a new flag since the last holder of this one let go.
-        if let Entry::Occupied(flag) = stripe.entry(self.address.id)
+        if let Entry::Occupied(flag) = flags.entry(self.address.id)
             && flag.get().strong_count() == 0
         {
             flag.remove();
+            stripe.count.store(flags.len(), Ordering::SeqCst);
         }
     }
 }

@@ -196,7 +196,8 @@ impl IdTokenRules {
         keys: &KeySet,
         now: Timestamp,
     ) -> Result<VerifiedIdToken, IdTokenError> {
-        let claims = Jws::parse(token.secret())?.verify(keys, &self.algorithms)?;
+        let jws = Jws::parse(token.secret())?;
+        let claims = jws.verify(keys, &self.algorithms)?;
         self.check_kind(&claims)?;
         self.check_parties(&claims)?;
         let subject = claims.string("sub")?;
@@ -237,18 +238,18 @@ impl IdTokenRules {
         })
     }
 
-    fn check_kind(&self, claims: &Claims) -> Result<(), IdTokenError> {
+    fn check_kind(&self, claims: &Claims<'_>) -> Result<(), IdTokenError> {
         if claims.is_logout_token() {
             return Err(IdTokenError::LogoutToken);
         }
         // An access token that is a JWT (`at+jwt`, RFC 9068) is signed with the same keys and may name this client.
-        match claims.typ().as_deref() {
+        match claims.typ() {
             None | Some("jwt" | "jose") => Ok(()),
             Some(_) => Err(IdTokenError::Type),
         }
     }
 
-    fn check_parties(&self, claims: &Claims) -> Result<(), IdTokenError> {
+    fn check_parties(&self, claims: &Claims<'_>) -> Result<(), IdTokenError> {
         if claims.string("iss")? != &*self.issuer {
             return Err(IdTokenError::Issuer);
         }
@@ -279,7 +280,7 @@ impl IdTokenRules {
 
     fn check_sign_in(
         &self,
-        claims: &Claims,
+        claims: &Claims<'_>,
         nonce: &str,
         max_age: Option<Duration>,
         auth_time: Option<Timestamp>,
@@ -302,11 +303,13 @@ impl IdTokenRules {
 /// OIDC Core, section 12.2. What the held token does not say cannot be compared: it may itself be from a refresh, which
 /// should leave the nonce out.
 fn check_unchanged(
-    claims: &Claims,
+    claims: &Claims<'_>,
     auth_time: Option<Timestamp>,
     held: &IdToken,
 ) -> Result<(), IdTokenError> {
-    let Ok(held) = Jws::claims_of_held(held.secret()) else {
+    let held = Jws::parse(held.secret());
+    let held = held.as_ref().map(Jws::unverified_claims);
+    let Ok(Ok(held)) = held else {
         // One that an app brought along from its own sign-in, of whatever form.
         return Ok(());
     };
@@ -327,7 +330,7 @@ fn check_unchanged(
 }
 
 /// OIDC Core, section 3.1.3.8: the left half of the hash of the access token's characters.
-fn check_access_token(claims: &Claims, access_token: &str) -> Result<(), IdTokenError> {
+fn check_access_token(claims: &Claims<'_>, access_token: &str) -> Result<(), IdTokenError> {
     let Some(stated) = claims.optional_string("at_hash")? else {
         return Ok(());
     };

@@ -1,11 +1,13 @@
 //! The compact form of a signed token (RFC 7515, section 7.1).
 
+use std::ops::Range;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::Value;
+use memchr::memchr_iter;
 
 use super::keys::KeySet;
-use super::{Claims, JwtError, SigningAlgorithm, unique_members};
+use super::{Claims, JwtError, Members, SigningAlgorithm};
 
 /// Larger than any ID token seen with hundreds of groups in it, smaller than what a flood needs.
 pub(crate) const MAX_TOKEN: usize = 64 * 1024;
@@ -15,11 +17,15 @@ const MAX_KEY_ID: usize = 1024;
 /// A token taken apart, with nothing in it verified. Its claims are had from [`verify`](Self::verify) only.
 pub(crate) struct Jws<'a> {
     algorithm: Option<SigningAlgorithm>,
-    key_id: Option<String>,
-    typ: Option<String>,
+    key_id: Option<Box<str>>,
+    /// In lower case and without the prefix that may be left out (RFC 7515, section 4.1.9).
+    typ: Option<Box<str>>,
     signed: &'a str,
-    payload: &'a str,
-    signature: Vec<u8>,
+    /// All parts, decoded one after the other.
+    decoded: Vec<u8>,
+    signature: Range<usize>,
+    /// `None`: it is not base64url, which is of interest once the signature is verified.
+    payload: Option<Range<usize>>,
 }
 
 impl<'a> Jws<'a> {
@@ -30,36 +36,45 @@ impl<'a> Jws<'a> {
         if token.len() > MAX_TOKEN {
             return Err(JwtError::TooLarge);
         }
-        let (signed, signature) = token.rsplit_once('.').ok_or(JwtError::NotCompact)?;
-        let (header, payload) = signed.split_once('.').ok_or(JwtError::NotCompact)?;
-        if payload.contains('.') {
+        let mut dots = memchr_iter(b'.', token.as_bytes());
+        let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else {
             return Err(JwtError::NotCompact);
-        }
+        };
+        let (header, payload) = (&token[..first], &token[first + 1..second]);
+        let (signed, signature) = (&token[..second], &token[second + 1..]);
         if header.len() > MAX_HEADER {
             return Err(JwtError::TooLarge);
         }
-        let header = unique_members(&decode(header)?).ok_or(JwtError::Header)?;
+        // Of each part the last group may be counted whole.
+        let mut decoded = Vec::with_capacity(base64::decoded_len_estimate(token.len() + 8));
+        let at = decode(header, &mut decoded)?;
+        let header = Members::parse(&decoded[at]).ok_or(JwtError::Header)?;
         // `jku`, `x5u`, `jwk` and `x5c` are not read: a token does not choose the key that it is verified with.
-        let text = |name: &str| match header.get(name) {
+        let text = |name: &str| match header.get(name).map(|member| member.text()) {
             None => Ok(None),
-            Some(Value::String(text)) if text.len() <= MAX_KEY_ID => Ok(Some(text.clone())),
+            Some(Some(text)) if text.len() <= MAX_KEY_ID => Ok(Some(text)),
             Some(_) => Err(JwtError::Header),
         };
-        if header.contains_key("crit") || header.contains_key("b64") {
+        let has = |name: &str| header.get(name).is_some();
+        if has("crit") || has("b64") {
             return Err(JwtError::CriticalHeader);
         }
         // `enc` means encrypted, `zip` compressed; both belong to JWE.
-        if header.contains_key("cty") || header.contains_key("enc") || header.contains_key("zip") {
+        if has("cty") || has("enc") || has("zip") {
             return Err(JwtError::NestedToken);
         }
         let algorithm = text("alg")?.ok_or(JwtError::Header)?;
+        let algorithm = SigningAlgorithm::from_name(algorithm);
+        let key_id = text("kid")?.map(Box::from);
+        let typ = text("typ")?.map(short_type);
         Ok(Self {
-            algorithm: SigningAlgorithm::from_name(&algorithm),
-            key_id: text("kid")?,
-            typ: text("typ")?,
+            algorithm,
+            key_id,
+            typ,
             signed,
-            payload,
-            signature: decode(signature)?,
+            signature: decode(signature, &mut decoded)?,
+            payload: decode(payload, &mut decoded).ok(),
+            decoded,
         })
     }
 
@@ -75,7 +90,7 @@ impl<'a> Jws<'a> {
         &self,
         keys: &KeySet,
         allowed: &[SigningAlgorithm],
-    ) -> Result<Claims, JwtError> {
+    ) -> Result<Claims<'_>, JwtError> {
         let algorithm = self.verify_signature(keys, allowed)?;
         self.read_claims(algorithm)
     }
@@ -89,12 +104,9 @@ impl<'a> Jws<'a> {
             .algorithm
             .filter(|algorithm| allowed.contains(algorithm))
             .ok_or(JwtError::AlgorithmNotAllowed)?;
-        keys.verify(
-            algorithm,
-            self.key_id.as_deref(),
-            self.signed.as_bytes(),
-            &self.signature,
-        )?;
+        let signature = &self.decoded[self.signature.clone()];
+        let key_id = self.key_id.as_deref();
+        keys.verify(algorithm, key_id, self.signed.as_bytes(), signature)?;
         Ok(algorithm)
     }
 
@@ -104,35 +116,35 @@ impl<'a> Jws<'a> {
         hmac.is_some_and(|hmac| hmac.tag_len() != self.signature.len())
     }
 
-    fn read_claims(&self, algorithm: SigningAlgorithm) -> Result<Claims, JwtError> {
+    fn read_claims(&self, algorithm: SigningAlgorithm) -> Result<Claims<'_>, JwtError> {
+        let payload = self.payload.clone().ok_or(JwtError::NotBase64)?;
         Ok(Claims {
-            members: unique_members(&decode(self.payload)?).ok_or(JwtError::Payload)?,
+            members: Members::parse(&self.decoded[payload]).ok_or(JwtError::Payload)?,
             algorithm,
-            typ: self.typ.clone(),
+            typ: self.typ.as_deref(),
         })
     }
 
-    /// The claims of a token that was accepted before and is at hand: what a newer one is compared with. Nothing may be
-    /// concluded from them alone.
-    pub(super) fn claims_of_held(token: &str) -> Result<Claims, JwtError> {
-        Ok(Unverified::parse(token)?.claims)
+    /// The claims of a token whose signature was not verified now: of one that was accepted before and is at hand, or to
+    /// find out whose keys are to verify it. Nothing may be concluded from them alone.
+    pub(super) fn unverified_claims(&self) -> Result<Claims<'_>, JwtError> {
+        self.read_claims(self.algorithm.unwrap_or(SigningAlgorithm::Rs256))
     }
 }
 
 /// A token whose claims were read first, because one of them says whose keys are to verify it. What was read is what is
 /// verified, so it is read once.
 pub(super) struct Unverified<'a> {
-    jws: Jws<'a>,
-    claims: Claims,
+    jws: &'a Jws<'a>,
+    claims: Claims<'a>,
 }
 
 impl<'a> Unverified<'a> {
     /// # Errors
     ///
-    /// Those of [`Jws::parse`], and a payload that is none.
-    pub(super) fn parse(token: &'a str) -> Result<Self, JwtError> {
-        let jws = Jws::parse(token)?;
-        let claims = jws.read_claims(jws.algorithm.unwrap_or(SigningAlgorithm::Rs256))?;
+    /// A payload that is none.
+    pub(super) fn read(jws: &'a Jws<'a>) -> Result<Self, JwtError> {
+        let claims = jws.unverified_claims()?;
         Ok(Self { jws, claims })
     }
 
@@ -150,17 +162,31 @@ impl<'a> Unverified<'a> {
         &self,
         keys: &KeySet,
         allowed: &[SigningAlgorithm],
-    ) -> Result<&Claims, JwtError> {
+    ) -> Result<&Claims<'a>, JwtError> {
         self.jws.verify_signature(keys, allowed)?;
         Ok(&self.claims)
     }
 }
 
-/// Strict: no padding, no other alphabet, no white space, no bits left over, so that one text only stands for one value.
-fn decode(part: &str) -> Result<Vec<u8>, JwtError> {
+fn short_type(typ: &str) -> Box<str> {
+    const PREFIX: &str = "application/";
+    let prefix = typ.get(..PREFIX.len());
+    let mut short: Box<str> = match prefix.is_some_and(|had| had.eq_ignore_ascii_case(PREFIX)) {
+        true => typ[PREFIX.len()..].into(),
+        false => typ.into(),
+    };
+    short.make_ascii_lowercase();
+    short
+}
+
+/// Strict: no padding, no other alphabet, no white space, no bits left over, so that one text only stands for one value. Says where
+/// in `decoded` it is.
+fn decode(part: &str, decoded: &mut Vec<u8>) -> Result<Range<usize>, JwtError> {
+    let begin = decoded.len();
     URL_SAFE_NO_PAD
-        .decode(part)
-        .map_err(|_| JwtError::NotBase64)
+        .decode_vec(part, decoded)
+        .map_err(|_| JwtError::NotBase64)?;
+    Ok(begin..decoded.len())
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::id_token::IdTokenRules;
-use super::jws::Unverified;
+use super::jws::{Jws, Unverified};
 use super::keys::KeySet;
-use super::{BACK_CHANNEL_EVENT, Claims, JwtError, WantsNewerKeys};
+use super::{BACK_CHANNEL_EVENT, Claims, JwtError, Member, WantsNewerKeys};
 use crate::clock::Timestamp;
 
 /// How old a token may be whatever its `exp` says: it is remembered for as long, so that it is used once.
@@ -183,9 +183,9 @@ pub(crate) struct UnverifiedLogoutToken<'a>(Unverified<'a>);
 impl<'a> UnverifiedLogoutToken<'a> {
     /// # Errors
     ///
-    /// It does not have the form of a token.
-    pub(crate) fn parse(token: &'a str) -> Result<Self, LogoutTokenError> {
-        Ok(Self(Unverified::parse(token)?))
+    /// It has no claims.
+    pub(crate) fn read(token: &'a Jws<'a>) -> Result<Self, LogoutTokenError> {
+        Ok(Self(Unverified::read(token)?))
     }
 
     /// The issuer that it claims: good for choosing among the configured providers, whose own rules then decide, and for
@@ -227,15 +227,15 @@ impl LogoutTokenRules {
     }
 
     /// What makes it a logout token and no other (R21, R27).
-    fn check_kind(&self, claims: &Claims) -> Result<(), LogoutTokenError> {
-        match claims.typ().as_deref() {
+    fn check_kind(&self, claims: &Claims<'_>) -> Result<(), LogoutTokenError> {
+        match claims.typ() {
             Some("logout+jwt") => {}
             // Most providers write one of these: the type is from the standard's final edition.
             None | Some("jwt") if !self.strict => {}
             _ => return Err(LogoutTokenError::Type),
         }
         let event = match claims.get("events") {
-            Some(Value::Object(events)) => events.get(BACK_CHANNEL_EVENT),
+            Some(Member::Other(Value::Object(events))) => events.get(BACK_CHANNEL_EVENT),
             _ => None,
         };
         if !event.is_some_and(Value::is_object) {
@@ -250,7 +250,7 @@ impl LogoutTokenRules {
 
     fn good_until(
         &self,
-        claims: &Claims,
+        claims: &Claims<'_>,
         issued_at: Timestamp,
         skew: Duration,
         now: Timestamp,
@@ -279,7 +279,7 @@ impl LogoutTokenRules {
 }
 
 /// As for ID tokens, but for `azp`, which a logout token does not have.
-fn check_parties(claims: &Claims, parties: &IdTokenRules) -> Result<(), LogoutTokenError> {
+fn check_parties(claims: &Claims<'_>, parties: &IdTokenRules) -> Result<(), LogoutTokenError> {
     if claims.string("iss")? != &*parties.issuer {
         return Err(LogoutTokenError::Issuer);
     }
@@ -297,7 +297,7 @@ fn check_parties(claims: &Claims, parties: &IdTokenRules) -> Result<(), LogoutTo
     Ok(())
 }
 
-fn whom(claims: &Claims) -> Result<Whom, LogoutTokenError> {
+fn whom(claims: &Claims<'_>) -> Result<Whom, LogoutTokenError> {
     let name = |claim| match claims.optional_string(claim)? {
         Some("") => Err(LogoutTokenError::Whom),
         name => Ok(name.map(Box::from)),

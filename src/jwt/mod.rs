@@ -18,11 +18,15 @@ mod oracle_tests;
 #[cfg(test)]
 pub(crate) mod test_keys;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use aws_lc_rs::{digest, hmac};
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{self, MapAccess, SeqAccess};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use smallvec::{SmallVec, smallvec};
 
 use crate::clock::Timestamp;
 
@@ -189,41 +193,37 @@ impl WantsNewerKeys for JwtError {
 }
 
 /// The claims of a token whose signature was verified, or of one that is held already and only compared with.
-pub(crate) struct Claims {
-    members: Map<String, Value>,
+pub(crate) struct Claims<'a> {
+    members: Members<'a>,
     /// The one that verified the signature.
     algorithm: SigningAlgorithm,
-    /// The header's `typ`, as it was written.
-    typ: Option<String>,
+    /// The header's `typ`, in lower case and without the prefix that may be left out.
+    typ: Option<&'a str>,
 }
 
 /// Room for issuers, URLs and names; a value that is longer serves no honest purpose and ends up in store keys.
 const MAX_STRING_CLAIM: usize = 2048;
 const MAX_AUDIENCES: usize = 64;
 
-impl Claims {
+impl<'a> Claims<'a> {
     pub(crate) fn algorithm(&self) -> SigningAlgorithm {
         self.algorithm
     }
 
     /// The header's `typ`, in lower case and without the prefix that may be left out (RFC 7515, section 4.1.9).
-    pub(crate) fn typ(&self) -> Option<String> {
-        let typ = self.typ.as_deref()?.to_ascii_lowercase();
-        Some(match typ.strip_prefix("application/") {
-            Some(short) => short.to_owned(),
-            None => typ,
-        })
+    pub(crate) fn typ(&self) -> Option<&'a str> {
+        self.typ
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Member<'a>> {
         self.members.get(name)
     }
 
     /// A claim that may be absent, but not of another type. `null` counts as absent, as many serializers write it.
     pub(crate) fn optional_string(&self, name: &'static str) -> Result<Option<&str>, JwtError> {
         match self.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) if text.len() <= MAX_STRING_CLAIM => Ok(Some(text)),
+            None | Some(Member::Other(Value::Null)) => Ok(None),
+            Some(Member::Text(text)) if text.len() <= MAX_STRING_CLAIM => Ok(Some(text)),
             Some(_) => Err(JwtError::InvalidClaim(name)),
         }
     }
@@ -238,8 +238,8 @@ impl Claims {
         /// The year 9999: what lies beyond comes from milliseconds taken for seconds, or from mischief.
         const LAST: f64 = 253_402_300_799.0;
         let number = match self.get(name) {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::Number(number)) => number,
+            None | Some(Member::Other(Value::Null)) => return Ok(None),
+            Some(Member::Other(Value::Number(number))) => number,
             Some(_) => return Err(JwtError::InvalidClaim(name)),
         };
         match number.as_f64() {
@@ -256,15 +256,18 @@ impl Claims {
     }
 
     /// One string, or an array of them that is not empty.
-    pub(crate) fn audiences(&self) -> Result<Vec<&str>, JwtError> {
+    pub(crate) fn audiences(&self) -> Result<SmallVec<[&str; 2]>, JwtError> {
         const INVALID: JwtError = JwtError::InvalidClaim("aud");
         match self.get("aud") {
-            None | Some(Value::Null) => Err(JwtError::MissingClaim("aud")),
-            Some(Value::String(one)) => Ok(vec![one]),
-            Some(Value::Array(many)) if !many.is_empty() && many.len() <= MAX_AUDIENCES => many
-                .iter()
-                .map(|each| each.as_str().ok_or(INVALID))
-                .collect(),
+            None | Some(Member::Other(Value::Null)) => Err(JwtError::MissingClaim("aud")),
+            Some(Member::Text(one)) => Ok(smallvec![&**one]),
+            Some(Member::Other(Value::Array(many)))
+                if !many.is_empty() && many.len() <= MAX_AUDIENCES =>
+            {
+                many.iter()
+                    .map(|each| each.as_str().ok_or(INVALID))
+                    .collect()
+            }
             Some(_) => Err(INVALID),
         }
     }
@@ -277,46 +280,195 @@ impl Claims {
     /// Whether the token says that it is a logout token, by its header or by its event.
     pub(crate) fn is_logout_token(&self) -> bool {
         let by_event = match self.get("events") {
-            Some(Value::Object(events)) => events.contains_key(BACK_CHANNEL_EVENT),
+            Some(Member::Other(Value::Object(events))) => events.contains_key(BACK_CHANNEL_EVENT),
             _ => false,
         };
-        by_event || self.typ().as_deref() == Some("logout+jwt")
+        by_event || self.typ() == Some("logout+jwt")
     }
 }
 
 /// The members of a JSON object, refused if one comes twice (RFC 7519, section 4): two readers that pick different ones
 /// of the two see different tokens.
-pub(super) fn unique_members(json: &[u8]) -> Option<Map<String, Value>> {
-    struct Members(Map<String, Value>);
+pub(super) struct Members<'a>(Vec<(Name<'a>, Member<'a>)>);
 
-    impl<'de> Deserialize<'de> for Members {
-        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct Visitor;
-            impl<'de> serde::de::Visitor<'de> for Visitor {
-                type Value = Members;
+/// The value of a member. Most are texts, and what has nothing to decode in it stays where it is.
+pub(crate) enum Member<'a> {
+    Text(Cow<'a, str>),
+    /// No text.
+    Other(Value),
+}
 
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("an object with unique members")
-                }
+/// The name of a member.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-                fn visit_map<A: serde::de::MapAccess<'de>>(
-                    self,
-                    mut access: A,
-                ) -> Result<Members, A::Error> {
-                    let mut members = Map::new();
-                    while let Some((name, value)) = access.next_entry::<String, Value>()? {
-                        if members.insert(name, value).is_some() {
-                            return Err(serde::de::Error::custom("a member comes twice"));
-                        }
-                    }
-                    Ok(Members(members))
-                }
-            }
-            deserializer.deserialize_map(Visitor)
-        }
+impl<'a> Members<'a> {
+    /// More than a logout token has, fewer than an allocator's fast path takes.
+    const USUAL: usize = 12;
+
+    pub(super) fn parse(json: &'a [u8]) -> Option<Self> {
+        // All of it in one go: the reader of bytes looks at each text by itself.
+        let json = std::str::from_utf8(json).ok()?;
+        let Self(mut members) = serde_json::from_str(json).ok()?;
+        // Sorted, because a stranger may send thousands of them.
+        members.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let twice = members.windows(2).any(|pair| pair[0].0 == pair[1].0);
+        (!twice).then_some(Self(members))
     }
 
-    serde_json::from_slice::<Members>(json)
-        .ok()
-        .map(|members| members.0)
+    fn get(&self, name: &str) -> Option<&Member<'a>> {
+        // Names of different lengths differ at once, so this is faster than a search by order.
+        let mut members = self.0.iter();
+        let found = members.find(|(have, _)| have.0 == name);
+        found.map(|(_, member)| member)
+    }
+}
+
+impl Member<'_> {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::with_capacity(Members::USUAL);
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Member<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        /// What is no text is left to the library's own type, which knows all that a feature of it may make of a number.
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Member<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Member<'de>, E> {
+                Ok(Member::Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Member<'de>, E> {
+                Ok(Member::Text(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Member<'de>, E> {
+                Ok(Member::Other(Value::Null))
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Member<'de>, E> {
+                Ok(Member::Other(value.into()))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Member<'de>, E> {
+                Ok(Member::Other(value.into()))
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Member<'de>, E> {
+                Ok(Member::Other(value.into()))
+            }
+
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Member<'de>, E> {
+                Ok(Member::Other(value.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, values: A) -> Result<Member<'de>, A::Error> {
+                Value::deserialize(SeqAccessDeserializer::new(values)).map(Member::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Member<'de>, A::Error> {
+                Value::deserialize(MapAccessDeserializer::new(map)).map(Member::Other)
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_found_whatever_their_order_and_spelling_r21() {
+        let json = r#"{"sub":"a\u00e9","\u0061ud":["x","y"],"z":null,"iat":1.5,"b":true,"n":-1,"o":{"sub":1},"":""}"#;
+        let members = Members::parse(json.as_bytes()).unwrap();
+        let text = |name| members.get(name).and_then(Member::text);
+        assert_eq!(text("sub"), Some("aé"));
+        assert_eq!(text(""), Some(""));
+        let other = |name| match members.get(name) {
+            Some(Member::Other(value)) => Some(value.clone()),
+            _ => None,
+        };
+        assert_eq!(other("aud"), Some(serde_json::json!(["x", "y"])));
+        assert_eq!(other("z"), Some(Value::Null));
+        assert_eq!(other("iat"), Some(1.5.into()));
+        assert_eq!(other("b"), Some(true.into()));
+        assert_eq!(other("n"), Some((-1).into()));
+        assert_eq!(other("o"), Some(serde_json::json!({"sub": 1})));
+        assert!(members.get("s").is_none() && members.get("\\u0061ud").is_none());
+    }
+
+    #[test]
+    fn a_member_that_comes_twice_is_refused_wherever_it_stands_a9() {
+        let many = |last: &str| {
+            let numbers = (0..5_000).map(|number| format!(r#""{number}":0,"#));
+            format!("{{{}{last}:1}}", numbers.collect::<String>())
+        };
+        let parsed = |json: &str| Members::parse(json.as_bytes()).is_some();
+        assert!(parsed(&many(r#""5000""#)));
+        assert!(!parsed(&many(r#""2500""#)));
+        assert!(!parsed(&many(r#""\u0032500""#)));
+        assert!(!parsed(r#"{"a":1,"b":2,"a":1}"#));
+        // Of what is inside, the last one counts, as with any other reader of this library.
+        assert!(parsed(r#"{"a":{"b":1,"b":2}}"#));
+    }
+
+    #[test]
+    fn what_is_no_object_of_members_is_refused() {
+        let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+        let rows = [
+            "",
+            "[]",
+            r#""text""#,
+            "null",
+            "{",
+            r#"{"a":1}x"#,
+            r#"{"a":1,}"#,
+            r#"{a:1}"#,
+            r#"{1:1}"#,
+            r#"{"a":1e999}"#,
+            r#"{"a":"\ud800"}"#,
+            &deep,
+        ];
+        for row in rows {
+            assert!(Members::parse(row.as_bytes()).is_none(), "{row}");
+        }
+        assert!(Members::parse(b"{\"a\":\"\xff\"}").is_none());
+    }
 }

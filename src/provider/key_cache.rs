@@ -24,8 +24,9 @@ impl Provider {
     pub(super) async fn current_keys(&self) -> Result<Held<KeySet>, Unavailable> {
         match self.0.keys.held(&**self.clock()) {
             Some(held) if held.age < FRESH => Ok(held),
-            Some(old) => Ok(self.newer_keys(old.version).await.unwrap_or(old)),
-            None => self.fetch_keys().await,
+            // In boxes, so that the many calls that need no fetch do not carry one around.
+            Some(old) => Ok(Box::pin(self.newer_keys(old.version)).await.unwrap_or(old)),
+            None => Box::pin(self.fetch_keys()).await,
         }
     }
 
@@ -60,7 +61,7 @@ impl Provider {
         if !refused.wants_newer_keys() {
             return Err(VerifyError::Refused(refused));
         }
-        match self.newer_keys(held.version).await {
+        match Box::pin(self.newer_keys(held.version)).await {
             Some(newer) => check(&newer.value).map_err(VerifyError::Refused),
             None => Err(VerifyError::NoNewerKeys(refused)),
         }

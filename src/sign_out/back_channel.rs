@@ -10,12 +10,17 @@
 //!    may send the same token again.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::future::{Future as _, poll_fn};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
+use memchr::memchr2;
+use smallvec::SmallVec;
 
 use crate::account::Account;
 use crate::cache::{Evicted, Order};
@@ -23,6 +28,7 @@ use crate::cause::Cause;
 use crate::core::Core;
 use crate::events;
 use crate::id::{ClaimName, OperationId, Selector};
+use crate::jwt::jws::Jws;
 use crate::jwt::logout_token::{
     LogoutTokenError, UnverifiedLogoutToken, VerifiedLogoutToken, Whom,
 };
@@ -60,7 +66,10 @@ impl Refusal {
 }
 
 /// The logout token of a request (R18). `None` is a body that could not be read.
-pub(crate) fn logout_token_of(headers: &HeaderMap, body: Option<&[u8]>) -> Result<String, Refusal> {
+pub(crate) fn logout_token_of<'a>(
+    headers: &HeaderMap,
+    body: Option<&'a [u8]>,
+) -> Result<Cow<'a, str>, Refusal> {
     let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(kind), None) = (kinds.next(), kinds.next()) else {
         return Err(Refusal::invalid("content_type"));
@@ -72,15 +81,15 @@ pub(crate) fn logout_token_of(headers: &HeaderMap, body: Option<&[u8]>) -> Resul
     }
     let body = body.and_then(|body| std::str::from_utf8(body).ok());
     let body = body.ok_or(Refusal::invalid("body"))?;
-    let mut fields = HashMap::new();
-    for (name, value) in body.split('&').filter_map(field) {
-        // With a doubled one, two readers could see two different requests.
-        if fields.insert(name, value).is_some() {
-            return Err(Refusal::invalid("doubled_parameter"));
-        }
+    let mut fields: SmallVec<[_; 2]> = body.split('&').filter_map(field).collect();
+    fields.sort_unstable();
+    // With a doubled one, two readers could see two different requests.
+    if fields.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        return Err(Refusal::invalid("doubled_parameter"));
     }
-    match fields.remove("logout_token") {
-        Some(token) if !token.is_empty() => Ok(token.into_owned()),
+    let token = fields.into_iter().find(|(name, _)| name == "logout_token");
+    match token {
+        Some((_, token)) if !token.is_empty() => Ok(token),
         _ => Err(Refusal::invalid("no_logout_token")),
     }
 }
@@ -88,9 +97,7 @@ pub(crate) fn logout_token_of(headers: &HeaderMap, body: Option<&[u8]>) -> Resul
 /// One field of a form. What has nothing to decode, as a token never has, is taken as it stands: the decoder goes through it byte
 /// by byte several times.
 fn field(text: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
-    // Without a way out of the loop, many bytes are looked at in one go.
-    let encoded = |found, byte| found | matches!(byte, b'%' | b'+');
-    if text.bytes().fold(false, encoded) {
+    if memchr2(b'%', b'+', text.as_bytes()).is_some() {
         return url::form_urlencoded::parse(text.as_bytes()).next();
     }
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
@@ -105,7 +112,10 @@ pub(crate) async fn back_channel(
 ) -> Result<(), Refusal> {
     let correlation_id = OperationId::random().to_string();
     let (done, signed) = match verified(core, headers, body).await {
-        Ok(token) => (carry_out(core, token, &correlation_id).await, true),
+        Ok(token) => {
+            let done = carry_out(core, token, correlation_id.clone()).await;
+            (done, true)
+        }
         Err(refusal) => (Err(refusal), false),
     };
     let refused = done.as_ref().err().map(|refusal| refusal.reason);
@@ -120,7 +130,8 @@ async fn verified(
 ) -> Result<VerifiedLogoutToken, Refusal> {
     let token = logout_token_of(headers, body)?;
     let invalid = |error: LogoutTokenError| Refusal::invalid(error.as_str());
-    let token = UnverifiedLogoutToken::parse(&token).map_err(invalid)?;
+    let token = Jws::parse(&token).map_err(|error| invalid(error.into()))?;
+    let token = UnverifiedLogoutToken::read(&token).map_err(invalid)?;
     let issuer = token.claimed_issuer().map_err(invalid)?;
     // Promise 7: the configuration says who may be believed.
     let provider = core.cache.provider(issuer);
@@ -138,21 +149,29 @@ async fn verified(
     }
 }
 
-/// In a task of its own: the provider may hang up, and what has begun goes on.
+/// The provider may hang up, and what has begun goes on: where the store has to be waited for, in a task of its own.
 async fn carry_out(
     core: &Arc<Core>,
     token: VerifiedLogoutToken,
-    correlation_id: &str,
+    correlation_id: String,
 ) -> Result<(), Refusal> {
-    let task = {
-        let (core, correlation_id) = (core.clone(), correlation_id.to_owned());
-        let tasks = core.cache.tasks().clone();
-        tasks.spawn(async move { once(&core, &token, &correlation_id).await })
+    let (tasks, core) = (core.cache.tasks(), core.clone());
+    let work = async move {
+        let work = AssertUnwindSafe(once(&core, &token, &correlation_id));
+        work.catch_unwind().await.unwrap_or_else(|_| {
+            tracing::error!(correlation_id, "a back-channel logout was stopped halfway");
+            Err(Refusal::for_now("internal"))
+        })
     };
-    task.await.unwrap_or_else(|_| {
-        tracing::error!(correlation_id, "a back-channel logout was stopped halfway");
-        Err(Refusal::for_now("internal"))
-    })
+    let mut work = Box::pin(tasks.track_future(work));
+    // A store in memory answers at once: nobody can hang up before the end, and a task would only cost.
+    match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        Poll::Ready(done) => done,
+        Poll::Pending => {
+            let stopped = |_| Err(Refusal::for_now("internal"));
+            tokio::spawn(work).await.unwrap_or_else(stopped)
+        }
+    }
 }
 
 /// R22: one call at a time works on a token, and none after one that succeeded.

@@ -123,7 +123,7 @@ pub(crate) async fn sign_out(
             if let Some(session) = current.session() {
                 report.session = end_session(session).await;
             }
-            current.core().cache.publish(report.clone());
+            current.core().cache.publish(&report);
             Outcome {
                 report,
                 exit: home(current.core()),
@@ -229,7 +229,7 @@ async fn run(
         }
         report.session = SessionOutcome::Ended;
     }
-    core.cache.publish(report.clone());
+    core.cache.publish(&report);
     Outcome { report, exit }
 }
 
@@ -357,7 +357,7 @@ pub(crate) async fn finish(current: &Current, headers: &HeaderMap) -> Option<Out
     let resumed = resume(current, headers, None).await?;
     let mut report = SignOutReport::new(Cause::UserSignOut, resumed.correlation_id);
     report.provider = resumed.provider;
-    current.core().cache.publish(report.clone());
+    current.core().cache.publish(&report);
     let exit = resumed.exit.unwrap_or_else(|| home(current.core()));
     Some(Outcome { report, exit })
 }

@@ -13,7 +13,7 @@ use tower::{Layer, Service};
 use crate::account::Account;
 use crate::auth::Auth;
 use crate::cache::{NewSignIn, Opened, Use};
-use crate::current::{Asks, Current};
+use crate::current::{Asks, Current, Found};
 use crate::error::{ConfigError, Error};
 use crate::id::Locator;
 use crate::provider::{Provider, ProviderMetadata};
@@ -191,8 +191,12 @@ impl Browser {
             });
             Ok(live.collect())
         };
-        let core = self.auth.core().clone();
-        Current::new(core, session, opened.await, Vec::new(), asks)
+        let current = Current::new(self.auth.core().clone(), session, asks);
+        current.set_found(Found {
+            sign_ins: opened.await,
+            unopened: Vec::new(),
+        });
+        current
     }
 }
 
