@@ -50,8 +50,9 @@ impl<'a> Head<'a> {
                 Some((Self::Live(live), parts.0))
             }
             b"X" => {
-                let cause = cause(std::str::from_utf8(parts.next()?).ok()?)?;
-                let until = number(parts.0)?;
+                let text = |bytes| std::str::from_utf8(bytes).ok();
+                let cause = cause(text(parts.next()?)?)?;
+                let until = text(parts.0)?.parse().ok()?;
                 Some((Self::Left(cause, Timestamp::from_micros(until)), &[]))
             }
             _ => None,
@@ -77,20 +78,23 @@ impl<'a> Parts<'a> {
     }
 
     fn number(&mut self) -> Option<u64> {
-        number(self.next()?)
+        let mut number = 0;
+        for (at, byte) in self.0.iter().take(1 + MOST_DIGITS).enumerate() {
+            match byte {
+                b'0'..=b'9' if at < MOST_DIGITS => number = 10 * number + u64::from(byte - b'0'),
+                b':' if at > 0 => {
+                    self.0 = &self.0[at + 1..];
+                    return Some(number);
+                }
+                _ => return None,
+            }
+        }
+        None
     }
 }
 
-fn number(digits: &[u8]) -> Option<u64> {
-    let add = |sum: u64, digit: &u8| match digit {
-        b'0'..=b'9' => sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
-        _ => None,
-    };
-    match digits {
-        [] => None,
-        digits => digits.iter().try_fold(0, add),
-    }
-}
+/// So many fit into 64 bits, whichever they are; scripts write 16 at most.
+const MOST_DIGITS: usize = 19;
 
 impl Live<'_> {
     /// When it ends unless it is used, and why.
@@ -150,7 +154,7 @@ mod tests {
             b"L:1:2:3:4:5:0:key",
             b"L:1::3:4:5:0:key:",
             b"L:1:+2:3:4:5:0:key:",
-            b"L:1:18446744073709551616:3:4:5:0:key:",
+            b"L:1:10000000000000000000:3:4:5:0:key:",
             b"X:Nobody:5",
             b"X:\xff:5",
             b"X:Idle:",
