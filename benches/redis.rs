@@ -2,7 +2,7 @@
 //! token, signing out, and how long another node takes to hear of it. What is compared takes turns, so that whatever else the
 //! machine does meets all of it, and a ratio is the median of the turns' ratios.
 //!
-//! `ONLY=reads` (or `requests`, `sign-outs`, `lag`) runs one part, `ROW=load` (or `get`, `fields`) one kind of read, `TURNS=…` as
+//! `ONLY=reads` (or `requests`, `sign-outs`, `lag`) runs one part, `ROW=load` (or `get`, `field`) one kind of read, `TURNS=…` as
 //! many turns, `THREADS=…` on as many workers.
 
 #[allow(dead_code, reason = "a benchmark uses a part of it")]
@@ -95,7 +95,7 @@ impl Bench {
             "reads of {} bytes, {} sign-ins, {} turns",
             reads.bytes, self.size, self.turns
         );
-        let mut kinds = vec![Kind::Get, Kind::Field, Kind::Fields, Kind::Load];
+        let mut kinds = vec![Kind::Get, Kind::Field, Kind::Load];
         let only = std::env::var("ROW").ok();
         kinds.retain(|kind| only.as_deref().is_none_or(|only| kind.short() == only));
         let (mut alone, mut many) = (vec![Vec::new(); kinds.len()], vec![Vec::new(); kinds.len()]);
@@ -270,7 +270,6 @@ async fn account_there(node: &World, id: Id) -> Account {
 enum Kind {
     Get,
     Field,
-    Fields,
     Load,
 }
 
@@ -279,7 +278,6 @@ impl Kind {
         match self {
             Self::Get => "GET of as many bytes",
             Self::Field => "HGET of the entry, not looked at",
-            Self::Fields => "HMGET of head and entry, not looked at",
             Self::Load => "the store's load",
         }
     }
@@ -288,7 +286,6 @@ impl Kind {
         match self {
             Self::Get => "get",
             Self::Field => "field",
-            Self::Fields => "fields",
             Self::Load => "load",
         }
     }
@@ -322,11 +319,10 @@ impl Reads {
             let place =
                 |what: &str| format!("{prefix}:{{{:02x}}}:{what}:{account}", account.bucket());
             let key = (place("account"), place("strings"));
-            let found: Vec<Vec<u8>> = fields(&key.0, &locator)
+            let value: Vec<u8> = field(&key.0, &locator)
                 .query_async(&mut bare)
                 .await
                 .expect("the server is there");
-            let value = found.concat();
             bytes = value.len();
             assert!(bytes > 4 * token_bytes, "the store keeps it elsewhere");
             let set = redis::cmd("SET").arg(&key.1).arg(value).to_owned();
@@ -358,21 +354,11 @@ impl Reads {
                 assert_eq!(black_box(value).len(), self.bytes);
             }
             Kind::Field => {
-                let field = format!("b{}", locator.address.id);
-                let read = redis::cmd("HGET").arg(account).arg(field).to_owned();
-                let value: Vec<u8> = read
+                let value: Vec<u8> = field(account, locator)
                     .query_async(&mut self.bare.clone())
                     .await
                     .expect("there");
-                assert!(black_box(value).len() < self.bytes);
-            }
-            Kind::Fields => {
-                let read = fields(account, locator);
-                let found: Vec<Vec<u8>> = read
-                    .query_async(&mut self.bare.clone())
-                    .await
-                    .expect("there");
-                assert_eq!(black_box(found).len(), 2);
+                assert_eq!(black_box(value).len(), self.bytes);
             }
             Kind::Load => {
                 let found = self.store.load(std::slice::from_ref(locator)).await;
@@ -400,12 +386,9 @@ impl Reads {
 }
 
 /// What the store reads of a sign-in.
-fn fields(account: &str, locator: &Locator) -> redis::Cmd {
-    let id = locator.address.id;
-    let mut read = redis::cmd("HMGET");
-    read.arg(account)
-        .arg(format!("h{id}"))
-        .arg(format!("b{id}"));
+fn field(account: &str, locator: &Locator) -> redis::Cmd {
+    let mut read = redis::cmd("HGET");
+    read.arg(account).arg(format!("h{}", locator.address.id));
     read
 }
 

@@ -60,6 +60,12 @@ fn encode<'t>(bytes: &[u8], room: &'t mut [u8; LONGEST]) -> &'t str {
     std::str::from_utf8(&room[..length]).expect("the alphabet is ASCII")
 }
 
+/// Appends a name of at most 32 bytes as `Display` gives it, without the formatter, which takes longer than the rest.
+#[cfg(feature = "redis")]
+pub(crate) fn push_text(text: &mut String, bytes: &[u8]) {
+    text.push_str(encode(bytes, &mut [0; LONGEST]));
+}
+
 fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     // Room for the longest name. What is longer is none.
     let mut bytes = [0; 48];

@@ -94,10 +94,23 @@ impl AccessToken {
         }))
     }
 
-    /// As a store kept it.
+    /// As a store kept it: the scopes are the [text](Self::scope_text) of before, and no type is `Bearer`. In one go, for every
+    /// request does this.
     #[cfg(feature = "redis")]
-    pub(crate) fn with_expiry(self, expiry: Expiry) -> Self {
-        self.change(|access| access.expiry = expiry)
+    pub(crate) fn kept(
+        token: &str,
+        token_type: Option<&str>,
+        scopes: &str,
+        resource: Option<&str>,
+        expiry: Expiry,
+    ) -> Self {
+        Self(Arc::new(Access {
+            token: token.into(),
+            token_type: token_type.map_or(Cow::Borrowed("Bearer"), |text| text.to_owned().into()),
+            scopes: scopes.into(),
+            resource: resource.map(Into::into),
+            expiry,
+        }))
     }
 
     #[cfg(feature = "redis")]

@@ -222,9 +222,15 @@ async fn what_is_not_readable_is_not_there_and_does_not_stop_a_sign_out() {
         account(1).bucket(),
         account(1)
     );
-    server.cli(&["HSET", &key, &format!("b{}", ann.address.id), "nonsense"]);
-    assert!(!is_live(&store, &ann).await);
+    let field = format!("h{}", ann.address.id);
+    let whole = server.cli(&["HGET", &key, &field]);
+    let head: String = whole.split_inclusive(':').take(8).collect();
+    server.cli(&["HSET", &key, &field, "nonsense"]);
+    assert!(!is_live(&store, &ann).await, "no head");
     assert_eq!(store.unreadable(), 1);
+    server.cli(&["HSET", &key, &field, &format!("{head}nonsense")]);
+    assert!(!is_live(&store, &ann).await, "no entry");
+    assert_eq!(store.unreadable(), 2);
     assert!(is_live(&store, &bob).await);
     let target = Target::Account(account(1));
     let removed = store

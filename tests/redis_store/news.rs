@@ -510,7 +510,7 @@ async fn a_server_that_is_no_longer_the_master_is_read_from_no_more() {
     let (acts, hears) = (build(), build());
     let mut ear = Ear::of(&hears, 1).await;
     assert!(!is_live(&hears, &locator(&account(1))).await);
-    let reads = || server.cli(&["CLIENT", "LIST"]).contains(" cmd=hmget ");
+    let reads = || server.cli(&["CLIENT", "LIST"]).contains(" cmd=hget ");
     assert!(reads());
     let nowhere = free_port().to_string();
     server.cli(&["REPLICAOF", "127.0.0.1", &nowhere]);

@@ -42,7 +42,7 @@ async fn a_requests_read_is_one_plain_command_for_each_sign_in() {
             })
             .await;
         let names = names(&commands);
-        let reads = names.iter().filter(|name| **name == "HMGET").count();
+        let reads = names.iter().filter(|name| **name == "HGET").count();
         let times = names.iter().filter(|name| **name == "TIME").count();
         assert_eq!(reads, 2 * count, "{names:?}");
         assert!(

@@ -162,7 +162,7 @@ async fn a_request_a_sign_in_and_a_sign_out_are_the_commands_that_the_runbook_sa
             app.get(&mut browser, "/whoami").await;
         })
         .await;
-    assert_eq!(counted(&request), named([("GET", 1), ("HMGET", 1)]));
+    assert_eq!(counted(&request), named([("GET", 1), ("HGET", 1)]));
 
     let sign_out = server
         .commands_of(async {
@@ -170,7 +170,7 @@ async fn a_request_a_sign_in_and_a_sign_out_are_the_commands_that_the_runbook_sa
         })
         .await;
     let sign_out = counted(&sign_out);
-    let reads = ["DEL", "GET", "HMGET"].map(|name| (name.to_owned(), 1));
+    let reads = ["DEL", "GET", "HGET"].map(|name| (name.to_owned(), 1));
     assert!(
         reads.iter().all(|one| sign_out.contains(one)),
         "{sign_out:?}"

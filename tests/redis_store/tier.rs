@@ -110,7 +110,7 @@ async fn a_second_look_up_takes_no_round_trip_and_decisions_do() {
             }
         })
         .await;
-    assert_eq!(count(&commands, "HMGET"), 0, "{commands:?}");
+    assert_eq!(count(&commands, "HGET"), 0, "{commands:?}");
     assert_eq!(count(&commands, "TIME"), 0, "{commands:?}");
     let after = stats(&nodes.holds);
     assert_eq!(
@@ -127,7 +127,7 @@ async fn a_second_look_up_takes_no_round_trip_and_decisions_do() {
             }
         })
         .await;
-    assert_eq!(count(&commands, "HMGET"), 5, "{commands:?}");
+    assert_eq!(count(&commands, "HGET"), 5, "{commands:?}");
     // One that is not there, or opens with another key, is asked for each time.
     let mut wrong = locator(&account(1));
     wrong.address = all[0].address;
@@ -140,7 +140,7 @@ async fn a_second_look_up_takes_no_round_trip_and_decisions_do() {
             }
         })
         .await;
-    assert_eq!(count(&commands, "HMGET"), 6, "{commands:?}");
+    assert_eq!(count(&commands, "HGET"), 6, "{commands:?}");
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn a_store_without_a_tier_has_none() {
             assert!(is_live(&store, &ann).await && is_live(&store, &ann).await);
         })
         .await;
-    assert_eq!(count(&commands, "HMGET"), 2);
+    assert_eq!(count(&commands, "HGET"), 2);
     assert!(store.tier_stats().is_none());
 }
 
@@ -262,7 +262,7 @@ async fn a_load_whose_answer_arrives_after_the_news_is_not_kept_a6() {
     let mut ear = Ear::of(&holds, 1).await;
     let ann = sign_in(&acts, &account(1), entry("ann")).await;
 
-    let mut held = way.hold(Hold::Answer, "HMGET");
+    let mut held = way.hold(Hold::Answer, "HGET");
     let load = {
         let ann = ann.clone();
         async { (look(&holds, &ann).await, ann) }

@@ -192,7 +192,7 @@ async fn a_request_asks_redis_once_by_a_plain_command_however_often_it_acquires(
         let mut names = names(&commands);
         // Once a second the time goes before the read, in the same round trip; announcements have connections of their own.
         names.retain(|name| *name != "TIME" && !OF_ANNOUNCEMENTS.contains(name));
-        assert_eq!(names, vec!["HMGET"; reads]);
+        assert_eq!(names, vec!["HGET"; reads]);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::constant_time;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error, StrDeserializer};
@@ -12,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::id::KeyHash;
 use crate::store::{Generation, Lifetimes};
 
-/// The field `h` of an account's hash, see `account_keys.lua`.
+/// What the field `h` of an account's hash begins with, see `account_keys.lua`.
 #[derive(Debug, PartialEq)]
 pub(super) enum Head<'a> {
     Live(Live<'a>),
@@ -26,57 +25,76 @@ pub(super) struct Live<'a> {
     pub(super) created: Timestamp,
     pub(super) last_used: Timestamp,
     pub(super) lifetimes: Lifetimes,
-    key: &'a str,
+    key: &'a [u8],
 }
 
 impl<'a> Head<'a> {
-    pub(super) fn parse(field: &'a [u8]) -> Option<Self> {
-        let mut parts = Parts(Some(std::str::from_utf8(field).ok()?));
+    /// Takes it off a field; what is left is the sealed entry.
+    pub(super) fn split(field: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let mut parts = Parts(field);
         match parts.next()? {
-            "L" => {
-                let mut number = || parts.number();
-                let generation = Generation(number()?);
-                let created = Timestamp::from_micros(number()?);
-                let last_used = Timestamp::from_micros(number()?);
-                let idle = Duration::from_micros(number()?);
-                let absolute = Duration::from_micros(number()?);
-                let _offline = number()?;
-                Some(Self::Live(Live {
+            b"L" => {
+                let generation = Generation(parts.number()?);
+                let created = Timestamp::from_micros(parts.number()?);
+                let last_used = Timestamp::from_micros(parts.number()?);
+                let idle = Duration::from_micros(parts.number()?);
+                let absolute = Duration::from_micros(parts.number()?);
+                let _offline = parts.number()?;
+                let live = Live {
                     generation,
                     created,
                     last_used,
                     lifetimes: Lifetimes { idle, absolute },
                     key: parts.next()?,
-                }))
+                };
+                Some((Self::Live(live), parts.0))
             }
-            "X" => {
-                let cause = cause(parts.next()?)?;
-                let until = parts.number()?;
-                Some(Self::Left(cause, Timestamp::from_micros(until)))
+            b"X" => {
+                let text = |bytes| std::str::from_utf8(bytes).ok();
+                let cause = cause(text(parts.next()?)?)?;
+                let until = text(parts.0)?.parse().ok()?;
+                Some((Self::Left(cause, Timestamp::from_micros(until)), &[]))
             }
             _ => None,
         }
     }
+
+    /// Without the entry.
+    pub(super) fn parse(field: &'a [u8]) -> Option<Self> {
+        Self::split(field).map(|(head, _)| head)
+    }
 }
 
-/// What is between colons. Heads are short and every request reads one, so it goes byte by byte: a searcher for each part
+/// What is before colons. Heads are short and every request reads one, so it goes byte by byte: a searcher for each part
 /// takes longer.
-struct Parts<'a>(Option<&'a str>);
+struct Parts<'a>(&'a [u8]);
 
 impl<'a> Parts<'a> {
-    fn next(&mut self) -> Option<&'a str> {
-        let left = self.0.take()?;
-        let Some(end) = left.bytes().position(|byte| byte == b':') else {
-            return Some(left);
-        };
-        self.0 = Some(&left[end + 1..]);
-        Some(&left[..end])
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let end = self.0.iter().position(|byte| *byte == b':')?;
+        let part = &self.0[..end];
+        self.0 = &self.0[end + 1..];
+        Some(part)
     }
 
     fn number(&mut self) -> Option<u64> {
-        self.next()?.parse().ok()
+        let mut number = 0;
+        for (at, byte) in self.0.iter().take(1 + MOST_DIGITS).enumerate() {
+            match byte {
+                b'0'..=b'9' if at < MOST_DIGITS => number = 10 * number + u64::from(byte - b'0'),
+                b':' if at > 0 => {
+                    self.0 = &self.0[at + 1..];
+                    return Some(number);
+                }
+                _ => return None,
+            }
+        }
+        None
     }
 }
+
+/// So many fit into 64 bits, whichever they are; scripts write 16 at most.
+const MOST_DIGITS: usize = 19;
 
 impl Live<'_> {
     /// When it ends unless it is used, and why.
@@ -95,12 +113,11 @@ impl Live<'_> {
     }
 
     pub(super) fn key_hash(&self) -> Option<KeyHash> {
-        KeyHash::parse(self.key)
+        KeyHash::parse(std::str::from_utf8(self.key).ok()?)
     }
 
     pub(super) fn has_key(&self, key: &KeyHash) -> bool {
-        let key = key.to_string();
-        constant_time::verify_slices_are_equal(self.key.as_bytes(), key.as_bytes()).is_ok()
+        self.key_hash().is_some_and(|own| own.is(key))
     }
 }
 
@@ -118,10 +135,11 @@ mod tests {
     #[test]
     fn a_head_is_read_and_anything_else_is_none() {
         let key = SessionKey::random().hash();
-        let text = format!("L:3:1000000:2000000:60000000:90000000:0:{key}");
-        let Some(Head::Live(live)) = Head::parse(text.as_bytes()) else {
+        let text = format!("L:3:1000000:2000000:60000000:90000000:0:{key}:a:b");
+        let Some((Head::Live(live), rest)) = Head::split(text.as_bytes()) else {
             panic!("not read");
         };
+        assert_eq!(rest, b"a:b");
         assert_eq!(live.generation, Generation(3));
         let end = (Timestamp::from_secs(62), Cause::Idle);
         assert_eq!(live.end(), end);
@@ -133,8 +151,14 @@ mod tests {
             &b""[..],
             b"L",
             b"L:1:2",
+            b"L:1:2:3:4:5:0:key",
+            b"L:1::3:4:5:0:key:",
+            b"L:1:+2:3:4:5:0:key:",
+            b"L:1:10000000000000000000:3:4:5:0:key:",
             b"X:Nobody:5",
+            b"X:\xff:5",
             b"X:Idle:",
+            b"X:Idle:5:",
             b"Y:1",
             b"\xff",
         ] {

@@ -1,8 +1,6 @@
 //! The names of keys.
 
-use std::fmt::Write as _;
-
-use crate::id::{AccountHash, ClaimName, OperationId, Selector};
+use crate::id::{AccountHash, ClaimName, OperationId, Selector, push_text};
 
 /// Of a hash of 256 bits.
 const LONGEST_NAME: usize = 43;
@@ -57,11 +55,10 @@ impl Keys {
         self.begun(bucket, what, 0)
     }
 
-    fn named(&self, bucket: u8, what: &str, name: &dyn std::fmt::Display) -> String {
+    fn named(&self, bucket: u8, what: &str, name: &[u8]) -> String {
         let mut key = self.begun(bucket, what, 1 + LONGEST_NAME);
         key.push(':');
-        // Writing to a string does not fail.
-        let _ = write!(key, "{name}");
+        push_text(&mut key, name);
         key
     }
 
@@ -81,7 +78,7 @@ impl Keys {
 
     /// The hash that holds all of an account.
     pub(super) fn account(&self, account: &AccountHash) -> String {
-        self.named(account.bucket(), "account", account)
+        self.named(account.bucket(), "account", account.as_bytes())
     }
 
     /// All keys that a script about an account may touch, and what its channel goes by, in the order of `account_keys.lua`.
@@ -90,7 +87,7 @@ impl Keys {
         let [items, ready, age] = self.outbox(bucket);
         vec![
             self.account(account),
-            self.named(bucket, "ending", account),
+            self.named(bucket, "ending", account.as_bytes()),
             self.due(bucket),
             items,
             ready,
@@ -117,8 +114,8 @@ impl Keys {
     pub(super) fn of_selector(&self, selector: &Selector) -> Vec<String> {
         let bucket = selector.as_bytes()[0];
         vec![
-            self.named(bucket, "selector", selector),
-            self.named(bucket, "selector:mark", selector),
+            self.named(bucket, "selector", selector.as_bytes()),
+            self.named(bucket, "selector:mark", selector.as_bytes()),
             self.selectors(bucket),
         ]
     }
@@ -126,7 +123,7 @@ impl Keys {
     /// Where the answer to a closing is remembered.
     pub(super) fn closing(&self, selector: &Selector, operation: OperationId) -> String {
         let bucket = selector.as_bytes()[0];
-        let answer = self.named(bucket, "selector:answer", selector);
+        let answer = self.named(bucket, "selector:answer", selector.as_bytes());
         format!("{answer}:{operation}")
     }
 
@@ -137,7 +134,10 @@ impl Keys {
     /// In the order of `name.lua`; `what` is `claim` or `lease`.
     pub(super) fn of_name(&self, what: &str, name: &ClaimName) -> Vec<String> {
         let bucket = name.as_bytes()[0];
-        vec![self.named(bucket, what, name), self.names(bucket, what)]
+        vec![
+            self.named(bucket, what, name.as_bytes()),
+            self.names(bucket, what),
+        ]
     }
 
     pub(super) fn names(&self, bucket: u8, what: &str) -> String {
@@ -146,11 +146,11 @@ impl Keys {
 
     /// A session, by the hash of its id.
     pub(super) fn session(&self, name: &[u8; 32]) -> String {
-        self.named(name[0], "session", &ClaimName::from_bytes(*name))
+        self.named(name[0], "session", name)
     }
 
     /// Which sign-ins one call of `due` is about.
     pub(super) fn batch(&self, operation: OperationId) -> String {
-        self.named(operation.as_bytes()[0], "batch", &operation)
+        self.named(operation.as_bytes()[0], "batch", operation.as_bytes())
     }
 }

@@ -32,7 +32,7 @@
 //!
 //! * What concerns one account lies in one slot and is changed by one script, which names every key that it touches: a
 //!   slot that is being moved to another master makes it wait, not overlook something.
-//! * What a request reads is one field list of one key, by `HMGET`. Once a second `TIME` goes before it, in the same round
+//! * What a request reads is one field of one key, by `HGET`: a sign-in's head and entry, in one piece. Once a second `TIME` goes before it, in the same round
 //!   trip: a sign-in whose time is up must not be served, and its fields stay until they are collected.
 //! * Selectors lie elsewhere and follow in an order that every interruption survives: members come before the entry and go
 //!   after it.

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use redis::Value;
 
 use super::RedisTokenStore;
+use super::codec::Wiped;
 use super::reply::{self, Reply, unexpected};
 use super::script::{self, Call, Script};
 use super::time::lifetime;
@@ -50,16 +51,16 @@ impl RedisTokenStore {
         let account = AccountHash::parse(&row.text()?).ok_or_else(unexpected)?;
         let created = row.time()?;
         let attempts = u32::try_from(row.number()?).unwrap_or(u32::MAX);
-        let Some(body) = row.maybe_bytes()? else {
+        let Some(body) = row.maybe_bytes()?.map(Wiped) else {
             return Ok(None);
         };
         let retained = if kind == "e" {
             // It was moved here with the name of its sign-in.
             let id = SignInId::from_bytes(*id.as_bytes());
-            let entry = self.codec.open_entry(&Address { account, id }, body);
+            let entry = self.codec.open_entry(&Address { account, id }, &body);
             entry.as_ref().map(RetainedTokens::of)
         } else {
-            self.codec.open_retained(id, body)
+            self.codec.open_retained(id, &body)
         };
         Ok(retained.map(|retained| OutboxItem {
             id,

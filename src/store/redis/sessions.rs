@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use serde::{Deserialize, Serialize};
 
-use super::codec::{Codec, Place};
+use super::codec::{Codec, Place, Wiped};
 use super::keys::Keys;
 use super::link::Link;
 use super::recent::Done;
@@ -91,8 +91,9 @@ impl RedisSessionStore {
     /// The nonce tells two creations apart, of which either could be a repetition of the other.
     fn seal(&self, id: i128, record: &impl Serialize) -> Result<Vec<u8>> {
         let nonce: [u8; 16] = random();
-        self.codec
-            .seal(Place::Session(&Self::name(id)), &(nonce, record))
+        self.codec.seal(Place::Session(&Self::name(id)), |plain| {
+            rmp_serde::encode::write(plain, &(nonce, record)).ok()
+        })
     }
 
     async fn load<T: for<'de> Deserialize<'de>>(&self, id: i128) -> Result<Option<T>> {
@@ -110,10 +111,11 @@ impl RedisSessionStore {
             return Ok(None);
         }
         Ok(sealed.and_then(|sealed| {
-            self.codec.open(Place::Session(&name), sealed, |plain| {
-                let (_, record): ([u8; 16], T) = rmp_serde::from_slice(plain).ok()?;
-                Some(record)
-            })
+            self.codec
+                .open(Place::Session(&name), &Wiped(sealed), |plain| {
+                    let (_, record): ([u8; 16], T) = rmp_serde::from_slice(plain).ok()?;
+                    Some(record)
+                })
         }))
     }
 

@@ -1,12 +1,12 @@
 //! Sign-ins: looking them up, and taking them out.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Value};
 
 use super::RedisTokenStore;
+use super::codec::{Place, Wiped};
 use super::head::{Head, cause};
 use super::recent::Done;
 use super::reply::{self, Reply, unexpected};
@@ -16,7 +16,9 @@ use super::tier::Change;
 use super::time::{lifetime, seconds};
 use crate::cause::Cause;
 use crate::clock::Timestamp;
-use crate::id::{AccountHash, Address, KeyHash, OperationId, Selector, SignInId, TokenHash};
+use crate::id::{
+    AccountHash, Address, KeyHash, OperationId, Selector, SignInId, TokenHash, push_text,
+};
 use crate::store::{
     Entry, Lookup, MAX_BATCH, Removal, Removed, Result, RevokeRule, SignInInfo, Started, Stored,
     Target,
@@ -25,7 +27,7 @@ use crate::store::{
 /// At first each bucket adds so many to a batch of due sign-ins: one account's do not keep the others waiting.
 const FAIR_SHARE: usize = 8;
 
-/// Room for `HMGET`, a key and two fields: a command that has to grow costs several times as much.
+/// Room for a command, a key and two fields: one that has to grow costs several times as much.
 const FIELDS_SIZE: usize = 256;
 
 /// As `put_downstream.lua` has it.
@@ -72,12 +74,11 @@ pub(super) fn flag(value: bool) -> &'static str {
     if value { "1" } else { "0" }
 }
 
-/// A field of an account's hash that is a sign-in's.
-fn field(kind: &str, id: &SignInId) -> String {
+/// The field of an account's hash that is a sign-in's head and entry.
+pub(super) fn field(id: &SignInId) -> String {
     let mut field = String::with_capacity(24);
-    field.push_str(kind);
-    // Writing to a string does not fail.
-    let _ = write!(field, "{id}");
+    field.push('h');
+    push_text(&mut field, id.as_bytes());
     field
 }
 
@@ -117,31 +118,30 @@ impl RedisTokenStore {
         }
     }
 
-    /// Fields of an account's hash, in one round trip; with them the time where it is not known.
-    pub(super) async fn fields(
+    /// The answer to a command about an account, in one round trip; with it the time where it is not known.
+    pub(super) async fn read(
         &self,
         account: &AccountHash,
-        fields: &[String],
-    ) -> Result<(Timestamp, Vec<Value>)> {
+        command: Cmd,
+    ) -> Result<(Timestamp, Value)> {
         let bucket = account.bucket();
-        let mut get = Cmd::with_capacity(2 + fields.len(), FIELDS_SIZE);
-        get.arg("HMGET").arg(self.keys.account(account)).arg(fields);
-        let (now, values) = match self.time.read(bucket) {
-            Some(now) => (now, self.link.send(&get).await?),
-            None => {
-                // First, so that what is read is not older than the time says.
-                let mut both = Pipeline::with_capacity(2);
-                both.cmd("TIME").add_command(get);
-                let mut answers = self.link.send_together(&both).await?.into_iter();
-                let now = reply::time(answers.next().ok_or_else(unexpected)?)?;
-                self.time.note(bucket, now);
-                (now, answers.next().ok_or_else(unexpected)?)
-            }
-        };
-        match values {
-            Value::Array(values) if values.len() == fields.len() => Ok((now, values)),
-            _ => Err(unexpected()),
+        if let Some(now) = self.time.read(bucket) {
+            return Ok((now, self.link.send(&command).await?));
         }
+        // First, so that what is read is not older than the time says.
+        let mut both = Pipeline::with_capacity(2);
+        both.cmd("TIME").add_command(command);
+        let mut answers = self.link.send_together(&both).await?.into_iter();
+        let now = reply::time(answers.next().ok_or_else(unexpected)?)?;
+        self.time.note(bucket, now);
+        Ok((now, answers.next().ok_or_else(unexpected)?))
+    }
+
+    /// A command that reads fields of an account's hash.
+    pub(super) fn get(&self, command: &str, account: &AccountHash, fields: &[&str]) -> Cmd {
+        let mut get = Cmd::with_capacity(2 + fields.len(), FIELDS_SIZE);
+        get.arg(command).arg(self.keys.account(account)).arg(fields);
+        get
     }
 
     /// What a request begins with: a copy, where there is one.
@@ -158,17 +158,20 @@ impl RedisTokenStore {
     pub(super) async fn look_up(&self, address: &Address, key: Option<&KeyHash>) -> Result<Lookup> {
         let tier = self.tier.as_ref();
         let load = tier.and_then(|tier| tier.load(address, &self.time));
-        let fields = ["h", "b"].map(|kind| field(kind, &address.id));
-        let (now, values) = self.fields(&address.account, &fields).await?;
-        let mut values = values.into_iter();
-        let mut next = || reply::maybe_bytes(values.next().unwrap_or_default());
-        let (head, body) = (next()?, next()?);
-        let live = match head.as_deref().and_then(Head::parse) {
-            None => return Ok(Lookup::Gone(None)),
-            Some(Head::Left(cause, until)) => {
+        let get = self.get("HGET", &address.account, &[&field(&address.id)]);
+        let (now, value) = self.read(&address.account, get).await?;
+        let Some(value) = reply::maybe_bytes(value)?.map(Wiped) else {
+            return Ok(Lookup::Gone(None));
+        };
+        let (live, body) = match Head::split(&value) {
+            None => {
+                self.codec.complain(Place::Entry(address));
+                return Ok(Lookup::Gone(None));
+            }
+            Some((Head::Left(cause, until), _)) => {
                 return Ok(Lookup::Gone((until > now).then_some(cause)));
             }
-            Some(Head::Live(live)) => live,
+            Some((Head::Live(live), body)) => (live, body),
         };
         let (expires, cause) = live.end();
         if expires <= now {
@@ -180,9 +183,7 @@ impl RedisTokenStore {
         if key.is_some_and(|key| !live.has_key(key)) {
             return Ok(Lookup::Moved);
         }
-        let size = body.as_ref().map_or(0, Vec::len);
-        let entry = body.and_then(|body| self.codec.open_entry(address, body));
-        let Some(entry) = entry else {
+        let Some(entry) = self.codec.open_entry(address, body) else {
             return Ok(Lookup::Gone(None));
         };
         let stored = Stored {
@@ -194,7 +195,7 @@ impl RedisTokenStore {
             touch_due: live.touch_due(now),
         };
         if let Some(load) = load {
-            load.keep(&live, &stored, size, now);
+            load.keep(&live, &stored, body.len(), now);
         }
         Ok(Lookup::Live(stored))
     }
@@ -236,8 +237,8 @@ impl RedisTokenStore {
                 account: *account,
                 id,
             };
-            let (head, body) = (row.bytes()?, row.bytes()?);
-            let Some(Head::Live(live)) = Head::parse(&head) else {
+            let value = Wiped(row.bytes()?);
+            let Some((Head::Live(live), body)) = Head::split(&value) else {
                 return Err(unexpected());
             };
             if self.was_taken_out(&address, live.created).is_some() {
@@ -270,7 +271,8 @@ impl RedisTokenStore {
             let cause = cause(&row.text()?).ok_or_else(unexpected)?;
             let downstream = row.number()? as usize;
             let to_revoke = row.flag()?;
-            if let Some(entry) = self.codec.open_entry(&address, row.bytes()?) {
+            let body = Wiped(row.bytes()?);
+            if let Some(entry) = self.codec.open_entry(&address, &body) {
                 all.push(Removed {
                     address,
                     entry: Arc::new(entry),

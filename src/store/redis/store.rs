@@ -10,12 +10,13 @@ use async_trait::async_trait;
 use futures_util::future::{join_all, try_join_all};
 
 use super::RedisTokenStore;
+use super::codec::Wiped;
 use super::names;
 use super::news::{Buckets, Listener, News};
 use super::recent::{Done, Written};
-use super::reply::{self, unexpected};
+use super::reply::{Reply, unexpected};
 use super::script;
-use super::sign_ins::{Leaving, flag, subjects};
+use super::sign_ins::{Leaving, field, flag, subjects};
 use super::time::{lifetime, moment, seconds};
 use crate::clock::Timestamp;
 use crate::id::{
@@ -240,11 +241,11 @@ impl TokenStore for RedisTokenStore {
             "G" => return Ok(Replaced::Gone),
             _ => return Err(unexpected()),
         };
-        let old = reply.bytes()?;
+        let old = Wiped(reply.bytes()?);
         // Empty for a repetition.
         let old = match old.is_empty() {
             true => None,
-            false => self.codec.open_entry(address, old),
+            false => self.codec.open_entry(address, &old),
         };
         // A refresh token that was used up must not come back.
         if old.as_ref().is_none_or(|old| is_rotated(old, &entry)) {
@@ -344,10 +345,11 @@ impl TokenStore for RedisTokenStore {
         address: &Address,
         name: &DownstreamName,
     ) -> Result<Option<AccessToken>> {
-        let fields = [format!("h{}", address.id), format!("d{}{name}", address.id)];
-        let (now, values) = self.fields(&address.account, &fields).await?;
-        let mut values = values.into_iter();
-        let mut next = || reply::maybe_bytes(values.next().unwrap_or_default());
+        let fields = [&*field(&address.id), &*format!("d{}{name}", address.id)];
+        let get = self.get("HMGET", &address.account, &fields);
+        let (now, values) = self.read(&address.account, get).await?;
+        let mut values = Reply::of(values)?;
+        let mut next = || Ok(values.maybe_bytes()?.map(Wiped));
         let (Some(head), Some(kept)) = (next()?, next()?) else {
             return Ok(None);
         };
@@ -359,7 +361,7 @@ impl TokenStore for RedisTokenStore {
         };
         // 'subject:ends:' and the token.
         let sealed = kept.splitn(3, |byte| *byte == b':').nth(2);
-        let sealed = sealed.filter(|_| is_live).map(<[u8]>::to_vec);
+        let sealed = sealed.filter(|_| is_live);
         Ok(sealed.and_then(|sealed| self.codec.open_downstream(address, name, sealed)))
     }
 

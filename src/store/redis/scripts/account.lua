@@ -41,14 +41,14 @@ end
 
 -- The sign-in, or else the cause that its removal left and until when.
 local function read(id)
-  local head = redis.call('HGET', account, 'h' .. id)
-  if not head then
+  local kept = redis.call('HGET', account, 'h' .. id)
+  if not kept then
     return nil
   end
-  local generation, created, used, idle, absolute, offline, key =
-    string.match(head, '^L:(%d+):(%d+):(%d+):(%d+):(%d+):(%d):(.*)$')
+  local generation, created, used, idle, absolute, offline, key, body_at =
+    string.match(kept, '^L:(%d+):(%d+):(%d+):(%d+):(%d+):(%d):([^:]*):()')
   if not generation then
-    local cause, ends = string.match(head, '^X:(%a+):(%d+)$')
+    local cause, ends = string.match(kept, '^X:(%a+):(%d+)$')
     if ends and tonumber(ends) > now then
       return nil, cause, tonumber(ends)
     end
@@ -63,6 +63,7 @@ local function read(id)
     absolute = tonumber(absolute),
     offline = offline,
     key = key,
+    body = string.sub(kept, body_at),
   }
   local by_idle, by_age = s.used + s.idle, s.created + s.absolute
   s.ends = math.min(by_idle, by_age)
@@ -81,8 +82,8 @@ end
 local function write(s)
   s.ends = math.min(s.used + s.idle, s.created + s.absolute)
   local head = 'L:' .. text(s.generation) .. ':' .. text(s.created) .. ':' .. text(s.used) .. ':' .. text(s.idle) .. ':'
-    .. text(s.absolute) .. ':' .. s.offline .. ':' .. s.key
-  redis.call('HSET', account, 'h' .. s.id, head)
+    .. text(s.absolute) .. ':' .. s.offline .. ':' .. s.key .. ':'
+  redis.call('HSET', account, 'h' .. s.id, head .. s.body)
   redis.call('ZADD', due, text(s.ends), owner .. s.id)
   keep(account, s.ends + OVERDUE)
   keep(due, s.ends + OVERDUE)
@@ -153,9 +154,8 @@ local function take_out(s, cause, how)
     end
   end
   others = #left
-  local body = redis.call('HGET', account, 'b' .. s.id) or ''
   local count = drop_derived(s.id)
-  redis.call('HDEL', account, 'b' .. s.id, 't' .. s.id, 'h' .. s.id)
+  redis.call('HDEL', account, 't' .. s.id, 'h' .. s.id)
   redis.call('ZREM', due, owner .. s.id)
   bury(s.id, cause, how.mark_for)
   write_ids(left)
@@ -167,9 +167,9 @@ local function take_out(s, cause, how)
   if wanted and outbox_has(s.id) then
     waits = 1
   elseif wanted and how.room > 0 then
-    outbox_put(s.id, 'e', owner, body)
+    outbox_put(s.id, 'e', owner, s.body)
     how.room = how.room - 1
     waits = 1
   end
-  return { s.id, text(s.created), text(s.used), cause, count, waits, body }
+  return { s.id, text(s.created), text(s.used), cause, count, waits, s.body }
 end

@@ -3,9 +3,8 @@
 --
 -- KEYS  account   hash, all of one account:
 --                   's'          ids of its sign-ins, the oldest first, 22 letters each
---                   'h' .. id    head: 'L:generation:created:used:idle:absolute:offline:key', or what a removal left:
---                                'X:cause:until'
---                   'b' .. id    the sealed entry
+--                   'h' .. id    'L:generation:created:used:idle:absolute:offline:key:' and the sealed entry, which a request
+--                                reads in one piece; or what a removal left: 'X:cause:until'
 --                   't' .. id    hashes of its access tokens, with commas
 --                   'n' .. id    names of its downstream tokens, with commas
 --                   'd' .. id .. name   'subject:ends:' and the sealed token

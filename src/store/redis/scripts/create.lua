@@ -46,9 +46,9 @@ end
 all[#all + 1] = id
 write({
   id = id, generation = 1, created = now, used = now, idle = tonumber(idle), absolute = tonumber(absolute),
-  offline = offline, key = key,
+  offline = offline, key = key, body = body,
 })
-redis.call('HSET', account, 'b' .. id, body, 't' .. id, subjects, 's', table.concat(all))
+redis.call('HSET', account, 't' .. id, subjects, 's', table.concat(all))
 if #evicted > 0 then
   remember(call, cmsgpack.pack(evicted))
 end

@@ -3,7 +3,8 @@
 
 local MOST = 64
 local id, name, subject, ends, body = unpack(ARGV, 4, 8)
-if not live(id) then
+local s = live(id)
+if not s then
   return { text(now), 0 }
 end
 local subjects = redis.call('HGET', account, 't' .. id) or ''
@@ -34,5 +35,5 @@ names[#names + 1] = name
 redis.call('HSET', account, 'd' .. id .. name, subject .. ':' .. ends .. ':' .. body,
   'n' .. id, table.concat(names, ',') .. ',')
 redis.call('ZADD', derived, #names, owner .. id)
-keep(derived, tonumber(live(id).ends) + OVERDUE)
+keep(derived, s.ends + OVERDUE)
 return { text(now), 1 }

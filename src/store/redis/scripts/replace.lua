@@ -13,11 +13,11 @@ if not s or s.generation ~= tonumber(generation) then
   return { text(now), s and 'C' or 'G' }
 end
 
-local old = redis.call('HGET', account, 'b' .. id) or ''
+local old = s.body
 s.generation = s.generation + 1
-s.idle, s.absolute, s.offline = tonumber(idle), tonumber(absolute), offline
+s.idle, s.absolute, s.offline, s.body = tonumber(idle), tonumber(absolute), offline, body
 write(s)
-redis.call('HSET', account, 'b' .. id, body, 't' .. id, subjects)
+redis.call('HSET', account, 't' .. id, subjects)
 announce('C', id)
 
 -- Downstream tokens go with the token that they were obtained with.

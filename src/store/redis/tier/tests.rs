@@ -77,7 +77,7 @@ impl World {
         let micros = now.as_micros();
         let (idle, absolute) = (600_000_000, 6_000_000_000_u64);
         let head = format!(
-            "L:{generation}:{micros}:{micros}:{idle}:{absolute}:0:{}",
+            "L:{generation}:{micros}:{micros}:{idle}:{absolute}:0:{}:",
             self.key
         );
         let Some(Head::Live(live)) = Head::parse(head.as_bytes()) else {
@@ -276,7 +276,7 @@ fn another_key_or_the_end_of_its_time_are_for_redis_to_judge() {
     let used = world.clock.steady();
     world.clock.advance(590 * SECOND);
     let head = format!(
-        "L:1:{0}:{0}:600000000:6000000000:0:{1}",
+        "L:1:{0}:{0}:600000000:6000000000:0:{1}:",
         used.as_micros(),
         world.key
     );
