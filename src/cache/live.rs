@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::Notify;
@@ -103,6 +103,9 @@ impl Registry {
         if let Entry::Occupied(flag) = &place
             && let Some(flag) = flag.get().upgrade()
         {
+            // With that of `for_each`: who loads after this sees what an eviction did before, or that finds the flag, whatever the
+            // store does to order the two.
+            fence(Ordering::SeqCst);
             return flag;
         }
         let flag = Arc::new(Flag {
@@ -119,6 +122,7 @@ impl Registry {
         });
         place.insert_entry(Arc::downgrade(&flag));
         stripe.count.store(flags.len(), Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         flag
     }
 
@@ -201,6 +205,7 @@ impl Registry {
     }
 
     fn for_each(&self, act: impl Fn(&Flag)) {
+        fence(Ordering::SeqCst);
         for stripe in &self.stripes {
             if stripe.count.load(Ordering::SeqCst) == 0 {
                 continue;

@@ -14,7 +14,8 @@ pub(crate) const MAX_TOKEN: usize = 64 * 1024;
 const MAX_HEADER: usize = 8 * 1024;
 const MAX_KEY_ID: usize = 1024;
 
-/// A token taken apart, with nothing in it verified. Its claims are had from [`verify`](Self::verify) only.
+/// A token taken apart, with nothing in it verified. Its claims are had from [`verify`](Self::verify), and by
+/// [`unverified_claims`](Self::unverified_claims) for what is decided before or without that.
 pub(crate) struct Jws<'a> {
     algorithm: Option<SigningAlgorithm>,
     key_id: Option<Box<str>>,
@@ -24,7 +25,7 @@ pub(crate) struct Jws<'a> {
     /// All parts, decoded one after the other.
     decoded: Vec<u8>,
     signature: Range<usize>,
-    /// `None`: it is not base64url, which is of interest once the signature is verified.
+    /// `None`: it is not base64url, which is of interest to who reads the claims.
     payload: Option<Range<usize>>,
 }
 

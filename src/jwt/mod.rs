@@ -192,10 +192,11 @@ impl WantsNewerKeys for JwtError {
     }
 }
 
-/// The claims of a token whose signature was verified, or of one that is held already and only compared with.
+/// The claims of a token whose signature was verified; or was not, where whoever has them got them by a name that says so
+/// ([`Jws::unverified_claims`](jws::Jws)).
 pub(crate) struct Claims<'a> {
     members: Members<'a>,
-    /// The one that verified the signature.
+    /// The one that verified the signature, where one did.
     algorithm: SigningAlgorithm,
     /// The header's `typ`, in lower case and without the prefix that may be left out.
     typ: Option<&'a str>,
@@ -309,11 +310,7 @@ impl<'a> Members<'a> {
     pub(super) fn parse(json: &'a [u8]) -> Option<Self> {
         // All of it in one go: the reader of bytes looks at each text by itself.
         let json = std::str::from_utf8(json).ok()?;
-        let Self(mut members) = serde_json::from_str(json).ok()?;
-        // Sorted, because a stranger may send thousands of them.
-        members.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        let twice = members.windows(2).any(|pair| pair[0].0 == pair[1].0);
-        (!twice).then_some(Self(members))
+        serde_json::from_str(json).ok()
     }
 
     fn get(&self, name: &str) -> Option<&Member<'a>> {
@@ -345,11 +342,16 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::with_capacity(Members::USUAL);
+                let mut members: Vec<(Name<'de>, Member<'de>)> = Vec::with_capacity(Members::USUAL);
                 while let Some(member) = map.next_entry()? {
                     members.push(member);
                 }
-                Ok(Members(members))
+                // Sorted, because a stranger may send thousands of them.
+                members.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+                match members.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+                    true => Err(de::Error::custom("a member comes twice")),
+                    false => Ok(Members(members)),
+                }
             }
         }
 

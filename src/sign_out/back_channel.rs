@@ -156,20 +156,23 @@ async fn carry_out(
     correlation_id: String,
 ) -> Result<(), Refusal> {
     let (tasks, core) = (core.cache.tasks(), core.clone());
+    let stopped = |correlation_id: &str| {
+        tracing::error!(correlation_id, "a back-channel logout was stopped halfway");
+        Err(Refusal::for_now("internal"))
+    };
+    let name = correlation_id.clone();
     let work = async move {
         let work = AssertUnwindSafe(once(&core, &token, &correlation_id));
-        work.catch_unwind().await.unwrap_or_else(|_| {
-            tracing::error!(correlation_id, "a back-channel logout was stopped halfway");
-            Err(Refusal::for_now("internal"))
-        })
+        let done = work.catch_unwind().await;
+        done.unwrap_or_else(|_| stopped(&correlation_id))
     };
     let mut work = Box::pin(tasks.track_future(work));
     // A store in memory answers at once: nobody can hang up before the end, and a task would only cost.
     match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
         Poll::Ready(done) => done,
         Poll::Pending => {
-            let stopped = |_| Err(Refusal::for_now("internal"));
-            tokio::spawn(work).await.unwrap_or_else(stopped)
+            let done = tokio::spawn(work).await;
+            done.unwrap_or_else(|_| stopped(&name))
         }
     }
 }

@@ -8,7 +8,7 @@ use http::StatusCode;
 use crate::books::Books;
 use crate::node::{AHEAD, TOKEN_LIFETIME};
 use crate::redis::Outage;
-use crate::user::Call;
+use crate::user::{Call, Story};
 
 /// For so long the answer to a refresh is tried to be stored, and a sign-in that failed to be undone.
 const STORING: Duration = Duration::from_secs(3);
@@ -50,7 +50,12 @@ impl Books {
                 false => StatusCode::OK,
             };
             let (user, left) = (&story.user, &story.left);
-            assert_eq!(last.status, expected, "{user} who left: {left:?}");
+            assert_eq!(
+                last.status,
+                expected,
+                "{user} who left: {left:?}, after {}",
+                self.history(story)
+            );
         }
         let (living, forgotten) = (self.living().count(), self.forgotten().len());
         for told in &self.told {
@@ -61,6 +66,18 @@ impl Books {
                 told.sign_ins
             );
         }
+    }
+
+    /// What a user asked for, and when by the clock of the nodes' traces.
+    fn history(&self, story: &Story) -> String {
+        let calls = story.calls.iter().map(|call| {
+            let (begun, ended) = (self.wall(call.begun), self.wall(call.ended));
+            format!(
+                "\n{begun:.3} to {ended:.3} node {} {}",
+                call.node, call.status
+            )
+        });
+        calls.collect()
     }
 
     /// What is pending holds on the node that said so, and on the others once it is done.

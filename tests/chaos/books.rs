@@ -93,6 +93,12 @@ impl Books {
         now - Duration::from_secs_f64(wall - at)
     }
 
+    /// The other way round, in seconds since 1970.
+    pub fn wall(&self, at: Instant) -> f64 {
+        let (now, wall) = self.now;
+        wall - now.duration_since(at).as_secs_f64()
+    }
+
     pub fn living(&self) -> impl Iterator<Item = (&Story, &Call)> {
         let all = self.stories.iter().zip(&self.answers);
         all.filter(|(story, _)| story.left.is_none() && !story.lost)

@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::extract::{Query, State};
+use axum::middleware::map_response;
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use axum_signout::store::{MemoryTier, RedisTokenStore};
 use axum_signout::{
-    Account, Auth, EndSessionRequest, Error, KeyRing, Provider, SignInId, SignOut, SignOutReport,
-    Tokens,
+    Account, Auth, EndSessionRequest, Error, ErrorKind, KeyRing, Provider, SignInId, SignOut,
+    SignOutReport, Tokens,
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use serde::{Deserialize, Serialize};
@@ -240,6 +242,7 @@ async fn a_node() {
             with_sessions(app, &auth, cached)
         }
     };
+    let app = app.layer(map_response(noted));
     println!("listening on {own}");
     let serving = axum::serve(listener, app);
     let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -252,6 +255,15 @@ async fn a_node() {
         served = serving.into_future() => served.expect("it goes on"),
         _ = stopped => {}
     }
+}
+
+/// For who wants to know why somebody was refused.
+async fn noted(response: Response) -> Response {
+    if response.status().is_client_error() {
+        let kind = response.extensions().get::<ErrorKind>();
+        tracing::info!(status = %response.status(), ?kind, "refused");
+    }
+    response
 }
 
 fn with_sessions(app: Router, auth: &Auth, store: impl SessionStore + Clone) -> Router {
