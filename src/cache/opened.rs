@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
 use crate::id::{Address, TokenHash};
 use crate::store::{Entry, Lookup, Stored};
-use crate::token::AccessToken;
+use crate::token::{AccessToken, TokenSet};
 
 /// How long what was loaded from a shared store is good for: another node may have evicted it since.
 const GOOD_FOR: Duration = Duration::from_secs(1);
@@ -357,11 +357,12 @@ impl SignIn {
             return answer.map(Some);
         }
         let cache = &self.0.cache;
-        let at = cache.0.clock.steady();
-        let result = cache
-            .refresh(&self.0.flag, stored, asked)
-            .await
-            .inspect(|stored| self.keep(stored.clone(), at));
+        let mut result = self.refresh_from(stored, asked).await;
+        if let Ok(late) = &result
+            && came_late(&late.entry.tokens, asked, cache.0.clock.wall())
+        {
+            result = self.refresh_from(&late.clone(), asked).await;
+        }
         let tokens = match &result {
             Ok(stored) => &stored.entry.tokens,
             Err(_) => &stored.entry.tokens,
@@ -370,6 +371,10 @@ impl SignIn {
         let now = cache.0.clock.wall();
         let token = pick(tokens, asked, now, Duration::ZERO);
         match (&result, token) {
+            (Ok(_), None) if came_late(tokens, asked, now) => Err(Error::new(
+                ErrorKind::ProviderUnavailable,
+                "the provider's tokens ended before they could be stored",
+            )),
             (Ok(_), token) => Ok(token.cloned()),
             (Err(error), Some(_)) if error.kind() != ErrorKind::NotSignedIn => {
                 tracing::debug!(kind = ?error.kind(), "a refresh failed, the token is still valid");
@@ -386,6 +391,13 @@ impl SignIn {
         }
     }
 
+    async fn refresh_from(&self, known: &Stored, asked: Asked<'_>) -> Result<Stored, Error> {
+        let cache = &self.0.cache;
+        let at = cache.0.clock.steady();
+        let result = cache.refresh(&self.0.flag, known, asked).await;
+        result.inspect(|stored| self.keep(stored.clone(), at))
+    }
+
     fn granted_less(&self, asked: Asked<'_>) -> Error {
         let error = Error::new(
             ErrorKind::InteractionRequired,
@@ -398,6 +410,16 @@ impl SignIn {
     pub(crate) fn wanting(&self, error: Error, scopes: &[&str], resource: Option<&str>) -> Error {
         error.wanting(self.entry().account.issuer(), scopes, resource)
     }
+}
+
+/// Whether a token that serves was good when it came and is not any more: it waited for a store that was away.
+fn came_late(tokens: &TokenSet, asked: Asked<'_>, now: Timestamp) -> bool {
+    let was_good = |token: &AccessToken| {
+        let came = token.received();
+        came.is_some_and(|came| token.is_valid_at(came, Duration::ZERO))
+    };
+    pick(tokens, asked, now, Duration::ZERO).is_none()
+        && pick_such(tokens, asked, was_good).is_some()
 }
 
 impl fmt::Debug for SignIn {

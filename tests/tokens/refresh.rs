@@ -1,12 +1,15 @@
 //! Refreshes: what they bring, and how they fail.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum_signout::clock::{Clock as _, ManualClock};
 use axum_signout::store::{Removal, RevokeRule, TokenStore};
 use axum_signout::testing::{Endpoint, Event, Fault, Gate, IdTokenFault, TestProvider, TokenKind};
 use axum_signout::{Cause, Error, ErrorKind, OperationId, Selector};
 
 use crate::support::app::{CLIENT, Setup};
+use crate::support::faulty::{Fail, FaultyStore};
 use crate::world::{World, acquire, kind, settle};
 
 /// More than a lease lasts: two time-outs of the provider and slack.
@@ -49,6 +52,48 @@ async fn a_rotated_refresh_token_is_the_one_that_is_used_next_r28() {
         !used.contains(&left),
         "the latest one leaves with the sign-in"
     );
+}
+
+/// A store that is away holds what a refresh brought for seconds, and a token can live for less.
+#[tokio::test]
+async fn a_token_that_ended_before_it_was_stored_is_refreshed_once_more_r28_r29() {
+    let store = FaultyStore::with_clock(Arc::new(ManualClock::new()));
+    let faults = store.faults.clone();
+    let world = World::with(move |auth| auth.store(store)).await;
+    let browser = world.sign_in("alice").await;
+    world.expire_tokens();
+    let tokens = world.tokens(&browser).await;
+    let gate = Gate::new();
+    faults.set(&["replace_if"], Fail::Hold(gate.clone()));
+    let waiting = tokio::spawn(async move { acquire(&tokens).await });
+    gate.arrived(1).await;
+    world.expire_tokens();
+    faults.clear();
+    gate.open();
+    let token = waiting.await.unwrap().unwrap();
+    assert!(token.is_valid_at(world.clock.wall(), Duration::from_secs(3000)));
+    assert_eq!((world.refreshes(), world.reuses()), (2, 0));
+}
+
+/// As long as every one of them ends on its way, nobody is sent to sign in for it.
+#[tokio::test]
+async fn tokens_that_always_end_before_they_are_stored_are_an_outage_r28_r45() {
+    let store = FaultyStore::with_clock(Arc::new(ManualClock::new()));
+    let faults = store.faults.clone();
+    let world = World::with(move |auth| auth.store(store)).await;
+    let browser = world.sign_in("alice").await;
+    world.expire_tokens();
+    let tokens = world.tokens(&browser).await;
+    let gate = Gate::new();
+    faults.set(&["replace_if"], Fail::Hold(gate.clone()));
+    let waiting = tokio::spawn(async move { acquire(&tokens).await });
+    for refresh in 1..=2 {
+        gate.arrived(refresh).await;
+        world.expire_tokens();
+        gate.let_one_pass();
+    }
+    assert_eq!(kind(waiting.await.unwrap()), ErrorKind::ProviderUnavailable);
+    assert_eq!((world.refreshes(), world.app.seen().len()), (2, 0));
 }
 
 #[tokio::test]
