@@ -95,6 +95,19 @@ impl SystemClock {
             lead: AtomicU64::new(0),
         }
     }
+
+    /// The steady reading of a moment that is the present one.
+    pub(crate) fn steady_at(&self, now: Instant) -> Timestamp {
+        let elapsed = micros(now.saturating_duration_since(self.origin));
+        let lead = self.wall().0.saturating_sub(elapsed);
+        let known = self.lead.load(Ordering::Relaxed);
+        let lead = if lead > known {
+            self.lead.fetch_max(lead, Ordering::Relaxed).max(lead)
+        } else {
+            known
+        };
+        Timestamp(elapsed.saturating_add(lead))
+    }
 }
 
 impl Default for SystemClock {
@@ -112,15 +125,7 @@ impl Clock for SystemClock {
     }
 
     fn steady(&self) -> Timestamp {
-        let elapsed = micros(self.origin.elapsed());
-        let lead = self.wall().0.saturating_sub(elapsed);
-        let known = self.lead.load(Ordering::Relaxed);
-        let lead = if lead > known {
-            self.lead.fetch_max(lead, Ordering::Relaxed).max(lead)
-        } else {
-            known
-        };
-        Timestamp(elapsed.saturating_add(lead))
+        self.steady_at(Instant::now())
     }
 }
 

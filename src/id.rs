@@ -50,20 +50,15 @@ pub(crate) fn same_secret(left: &str, right: &str) -> bool {
 }
 
 /// How long the longest name is as a text.
-const LONGEST: usize = 43;
+pub(crate) const LONGEST: usize = 43;
 
-/// Of at most 32 bytes. In place: a request writes several, and a text of its own for each is most of what they cost.
-fn encode<'t>(bytes: &[u8], room: &'t mut [u8; LONGEST]) -> &'t str {
+/// A name of at most 32 bytes as `Display` gives it. In place: a request writes several, and a text of its own for each is most of
+/// what they cost.
+pub(crate) fn encode<'t>(bytes: &[u8], room: &'t mut [u8; LONGEST]) -> &'t str {
     let length = URL_SAFE_NO_PAD
         .encode_slice(bytes, room)
         .expect("32 bytes take 43 letters");
     std::str::from_utf8(&room[..length]).expect("the alphabet is ASCII")
-}
-
-/// Appends a name of at most 32 bytes as `Display` gives it, without the formatter, which takes longer than the rest.
-#[cfg(feature = "redis")]
-pub(crate) fn push_text(text: &mut String, bytes: &[u8]) {
-    text.push_str(encode(bytes, &mut [0; LONGEST]));
 }
 
 fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {

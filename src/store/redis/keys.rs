@@ -1,9 +1,10 @@
 //! The names of keys.
 
-use crate::id::{AccountHash, ClaimName, OperationId, Selector, push_text};
+use std::io::Write as _;
 
-/// Of a hash of 256 bits.
-const LONGEST_NAME: usize = 43;
+use redis::{Cmd, RedisWrite as _};
+
+use crate::id::{AccountHash, ClaimName, LONGEST, OperationId, Selector, SignInId, encode};
 
 /// How many hash tags there are: as many as buckets.
 pub(super) const BUCKETS: usize = 256;
@@ -56,24 +57,33 @@ impl Keys {
     }
 
     fn named(&self, bucket: u8, what: &str, name: &[u8]) -> String {
-        let mut key = self.begun(bucket, what, 1 + LONGEST_NAME);
+        let mut key = self.begun(bucket, what, 1 + LONGEST);
         key.push(':');
-        push_text(&mut key, name);
+        key.push_str(encode(name, &mut [0; LONGEST]));
         key
     }
 
-    /// Put together by hand, in one piece of memory: every request's read begins with it.
     fn begun(&self, bucket: u8, what: &str, more: usize) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let digit = |half: u8| char::from(DIGITS[usize::from(half & 15)]);
         let mut key = String::with_capacity(self.prefix.len() + 6 + what.len() + more);
         key.push_str(&self.prefix);
-        key.push_str(":{");
-        key.push(digit(bucket >> 4));
-        key.push(digit(bucket));
-        key.push_str("}:");
+        key.extend(tag(bucket).map(char::from));
         key.push_str(what);
         key
+    }
+
+    /// The key of an account's hash as a command's next argument: in place, for every request's read begins with it.
+    pub(super) fn push_account(&self, command: &mut Cmd, account: &AccountHash) {
+        let name = &mut [0; LONGEST];
+        let name = encode(account.as_bytes(), name);
+        push(
+            command,
+            [
+                self.prefix.as_bytes(),
+                &tag(account.bucket()),
+                b"account:",
+                name.as_bytes(),
+            ],
+        );
     }
 
     /// The hash that holds all of an account.
@@ -152,5 +162,27 @@ impl Keys {
     /// Which sign-ins one call of `due` is about.
     pub(super) fn batch(&self, operation: OperationId) -> String {
         self.named(operation.as_bytes()[0], "batch", operation.as_bytes())
+    }
+}
+
+/// The bucket's hash tag and what is around it. By hand: the formatter takes longer than the rest.
+fn tag(bucket: u8) -> [u8; 6] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| DIGITS[usize::from(half & 15)];
+    [b':', b'{', digit(bucket >> 4), digit(bucket), b'}', b':']
+}
+
+/// The field of a sign-in's head and entry as a command's next argument.
+pub(super) fn push_field(command: &mut Cmd, id: &SignInId) {
+    let text = &mut [0; LONGEST];
+    push(command, [b"h", encode(id.as_bytes(), text).as_bytes()]);
+}
+
+/// An argument of several pieces.
+fn push<const N: usize>(command: &mut Cmd, pieces: [&[u8]; N]) {
+    let mut argument = command.writer_for_next_arg();
+    for piece in pieces {
+        let written = argument.write_all(piece);
+        written.expect("a command is in memory");
     }
 }

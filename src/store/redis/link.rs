@@ -3,6 +3,7 @@
 //! A new one may lead to a server that has lost something: what this node did of late is told it before anything else is.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -68,7 +69,15 @@ impl Connection {
         matches!(self, Self::Cluster(_))
     }
 
+    /// What is not one command takes several times as much memory, and every read's future would be as large: so it is on the heap.
     async fn send(&mut self, request: Request<'_>) -> redis::RedisResult<Value> {
+        match request {
+            Request::One(command) => self.command(command).await,
+            request => Box::pin(self.send_any(request)).await,
+        }
+    }
+
+    async fn send_any(&mut self, request: Request<'_>) -> redis::RedisResult<Value> {
         match request {
             Request::One(command) => self.command(command).await,
             Request::Together(commands) => {
@@ -399,9 +408,10 @@ impl Link {
     /// Until the time is up; a command that was sent into a connection that turned out to be lost is sent once more.
     /// Nothing is done twice by that, for every change can be repeated.
     async fn bounded(self: &Arc<Self>, request: Request<'_>) -> Result<(u64, Value)> {
-        let sent = Mutex::new(None);
-        let note = |number| *sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(number);
-        let work = async {
+        // By way of which connection; none has the number 0.
+        let sent = AtomicU64::new(0);
+        // Where it is: a time limit that takes it copies all of it, twice.
+        let work = pin!(async {
             let mut was_sent = false;
             loop {
                 let connection = self.connection().await;
@@ -409,7 +419,7 @@ impl Link {
                     true => unknown(&error),
                     false => error,
                 })?;
-                note(number);
+                sent.store(number, Ordering::Relaxed);
                 match connection.send(request).await {
                     Ok(answer) => {
                         self.answered.store(true, Ordering::Relaxed);
@@ -439,17 +449,15 @@ impl Link {
                     }
                 }
             }
-        };
+        });
         let done = tokio::time::timeout(self.timeout, work).await;
-        done.unwrap_or_else(
-            |_| match *sent.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(number) => {
-                    self.overdue(number);
-                    Err(no_answer())
-                }
-                None => Err(not_reached()),
-            },
-        )
+        done.unwrap_or_else(|_| match sent.load(Ordering::Relaxed) {
+            0 => Err(not_reached()),
+            number => {
+                self.overdue(number);
+                Err(no_answer())
+            }
+        })
     }
 
     fn complain(&self) {

@@ -8,6 +8,7 @@ use redis::{Cmd, Pipeline, Value};
 use super::RedisTokenStore;
 use super::codec::{Place, Wiped};
 use super::head::{Head, cause};
+use super::keys::push_field;
 use super::recent::Done;
 use super::reply::{self, Reply, unexpected};
 use super::room::Room;
@@ -16,9 +17,7 @@ use super::tier::Change;
 use super::time::{lifetime, seconds};
 use crate::cause::Cause;
 use crate::clock::Timestamp;
-use crate::id::{
-    AccountHash, Address, KeyHash, OperationId, Selector, SignInId, TokenHash, push_text,
-};
+use crate::id::{AccountHash, Address, KeyHash, OperationId, Selector, SignInId, TokenHash};
 use crate::store::{
     Entry, Lookup, MAX_BATCH, Removal, Removed, Result, RevokeRule, SignInInfo, Started, Stored,
     Target,
@@ -76,10 +75,7 @@ pub(super) fn flag(value: bool) -> &'static str {
 
 /// The field of an account's hash that is a sign-in's head and entry.
 pub(super) fn field(id: &SignInId) -> String {
-    let mut field = String::with_capacity(24);
-    field.push('h');
-    push_text(&mut field, id.as_bytes());
-    field
+    format!("h{id}")
 }
 
 impl RedisTokenStore {
@@ -128,6 +124,11 @@ impl RedisTokenStore {
         if let Some(now) = self.time.read(bucket) {
             return Ok((now, self.link.send(&command).await?));
         }
+        // Once a second; it is not to make every read's future larger.
+        Box::pin(self.read_with_time(bucket, command)).await
+    }
+
+    async fn read_with_time(&self, bucket: u8, command: Cmd) -> Result<(Timestamp, Value)> {
         // First, so that what is read is not older than the time says.
         let mut both = Pipeline::with_capacity(2);
         both.cmd("TIME").add_command(command);
@@ -139,8 +140,18 @@ impl RedisTokenStore {
 
     /// A command that reads fields of an account's hash.
     pub(super) fn get(&self, command: &str, account: &AccountHash, fields: &[&str]) -> Cmd {
-        let mut get = Cmd::with_capacity(2 + fields.len(), FIELDS_SIZE);
-        get.arg(command).arg(self.keys.account(account)).arg(fields);
+        // And for one field more, which `get_one` appends.
+        let mut get = Cmd::with_capacity(3 + fields.len(), FIELDS_SIZE);
+        get.arg(command);
+        self.keys.push_account(&mut get, account);
+        get.arg(fields);
+        get
+    }
+
+    /// The one that reads a sign-in.
+    fn get_one(&self, address: &Address) -> Cmd {
+        let mut get = self.get("HGET", &address.account, &[]);
+        push_field(&mut get, &address.id);
         get
     }
 
@@ -158,7 +169,7 @@ impl RedisTokenStore {
     pub(super) async fn look_up(&self, address: &Address, key: Option<&KeyHash>) -> Result<Lookup> {
         let tier = self.tier.as_ref();
         let load = tier.and_then(|tier| tier.load(address, &self.time));
-        let get = self.get("HGET", &address.account, &[&field(&address.id)]);
+        let get = self.get_one(address);
         let (now, value) = self.read(&address.account, get).await?;
         let Some(value) = reply::maybe_bytes(value)?.map(Wiped) else {
             return Ok(Lookup::Gone(None));

@@ -140,8 +140,10 @@ impl Time {
             return Some(clock.steady().max(last));
         }
         let anchor = (*self.anchor(bucket))?;
-        let elapsed = anchor.at.elapsed();
-        let is_good = elapsed.max(self.clock.steady().since(anchor.steady)) < GOOD_FOR;
+        // One reading for both: this is done for every request.
+        let now = Instant::now();
+        let elapsed = now.saturating_duration_since(anchor.at);
+        let is_good = elapsed.max(self.clock.steady_at(now).since(anchor.steady)) < GOOD_FOR;
         is_good.then(|| anchor.store.plus(elapsed))
     }
 }
