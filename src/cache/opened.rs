@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
 use crate::id::{Address, TokenHash};
 use crate::store::{Entry, Lookup, Stored};
-use crate::token::{AccessToken, TokenSet};
+use crate::token::AccessToken;
 
 /// How long what was loaded from a shared store is good for: another node may have evicted it since.
 const GOOD_FOR: Duration = Duration::from_secs(1);
@@ -357,11 +357,13 @@ impl SignIn {
             return answer.map(Some);
         }
         let cache = &self.0.cache;
-        let mut result = self.refresh_from(stored, asked).await;
+        let mut before = stored.clone();
+        let mut result = self.refresh_from(&before, asked).await;
         if let Ok(late) = &result
-            && came_late(&late.entry.tokens, asked, cache.0.clock.wall())
+            && came_late(&before, late, asked, cache.0.clock.wall())
         {
-            result = self.refresh_from(&late.clone(), asked).await;
+            before = late.clone();
+            result = self.refresh_from(&before, asked).await;
         }
         let tokens = match &result {
             Ok(stored) => &stored.entry.tokens,
@@ -371,7 +373,7 @@ impl SignIn {
         let now = cache.0.clock.wall();
         let token = pick(tokens, asked, now, Duration::ZERO);
         match (&result, token) {
-            (Ok(_), None) if came_late(tokens, asked, now) => Err(Error::new(
+            (Ok(stored), None) if came_late(&before, stored, asked, now) => Err(Error::new(
                 ErrorKind::ProviderUnavailable,
                 "the provider's tokens ended before they could be stored",
             )),
@@ -412,12 +414,20 @@ impl SignIn {
     }
 }
 
-/// Whether a token that serves was good when it came and is not any more: it waited for a store that was away.
-fn came_late(tokens: &TokenSet, asked: Asked<'_>, now: Timestamp) -> bool {
+/// Whether a refresh brought a token that serves, which was good when it came and is not any more: it waited for a store that was
+/// away. One that was there before says nothing, for what the provider grants now may be less.
+fn came_late(before: &Stored, after: &Stored, asked: Asked<'_>, now: Timestamp) -> bool {
+    let was_there = |token: &AccessToken| {
+        let mut all = before.entry.tokens.access_tokens().iter();
+        all.any(|old| {
+            old.received() == token.received() && old.is(&TokenHash::of(token.as_secret()))
+        })
+    };
     let was_good = |token: &AccessToken| {
         let came = token.received();
-        came.is_some_and(|came| token.is_valid_at(came, Duration::ZERO))
+        came.is_some_and(|came| token.is_valid_at(came, Duration::ZERO)) && !was_there(token)
     };
+    let tokens = &after.entry.tokens;
     pick(tokens, asked, now, Duration::ZERO).is_none()
         && pick_such(tokens, asked, was_good).is_some()
 }

@@ -130,6 +130,26 @@ async fn a_grant_of_less_than_was_asked_for_needs_the_user() {
     assert_eq!(world.sign_ins().await, 1);
 }
 
+/// The token from before has the scopes still, but its time is up.
+#[tokio::test]
+async fn a_grant_that_became_less_needs_the_user_and_is_asked_for_once() {
+    let world = World::new().await;
+    let browser = world.sign_in("alice").await;
+    let tokens = world.tokens(&browser).await;
+    let both = "Mail.Read Mail.Send";
+    tokens.acquire(both).await.unwrap();
+    world.expire_tokens();
+    let less = Fault::Set("scope".into(), "Mail.Read".into());
+    world.provider.faults().always(Endpoint::Refresh, less);
+    let tokens = world.tokens(&browser).await;
+    assert_eq!(
+        kind(tokens.acquire(both).await),
+        ErrorKind::InteractionRequired
+    );
+    assert_eq!(world.refreshes(), 2);
+    assert_eq!(world.sign_ins().await, 1);
+}
+
 #[tokio::test]
 async fn what_needs_the_user_is_a_401_for_scripts_and_the_way_to_sign_in_for_people() {
     let builder = TestProvider::builder().needs_consent(NeedsConsent::new("Admin.Write"));

@@ -122,10 +122,11 @@ impl Connection {
         answers.and_then(Value::extract_error)
     }
 
-    /// Whether any of the servers answers.
+    /// Whether any of the servers answers, be it by a refusal.
     async fn is_alive(&mut self) -> bool {
         let any = Some(ResponsePolicy::OneSucceeded);
-        self.everywhere(redis::cmd("PING"), any).await.is_ok()
+        let answer = self.everywhere(redis::cmd("PING"), any).await;
+        answer.err().is_none_or(|error| error.code().is_some())
     }
 
     /// Sends on this connection or not at all, and waits so long.
@@ -250,7 +251,7 @@ impl Link {
             current.number += 1;
             current.number
         };
-        let made = match tokio::time::timeout(self.timeout, self.connect()).await {
+        let made = match tokio::time::timeout(self.time_to_connect(), self.connect()).await {
             Ok(Ok(connection)) => {
                 let replayed = self.tell(&connection).await;
                 replayed.map(|()| connection)
@@ -272,6 +273,15 @@ impl Link {
                 current.failed = Some((Instant::now(), error.clone()));
                 Err(error)
             }
+        }
+    }
+
+    /// The client of a cluster asks its servers one after the other, and one that is silent takes a whole time-out, twice. Callers
+    /// wait no longer for that than for anything else.
+    fn time_to_connect(&self) -> Duration {
+        match self.is_cluster() {
+            true => self.timeout * PATIENCE,
+            false => self.timeout,
         }
     }
 
@@ -374,19 +384,22 @@ impl Link {
         if !self.is_cluster() {
             return self.give_up(number);
         }
-        let Some(Ok((current, connection))) = self.known() else {
+        let Ok(one) = self.doubting.clone().try_lock_owned() else {
             return;
         };
-        let Ok(one) = self.doubting.clone().try_lock_owned() else {
+        let Some(Ok((current, connection))) = self.known() else {
             return;
         };
         if current != number {
             return;
         }
+        // In a cluster nobody else takes that back.
+        self.answered.store(false, Ordering::Relaxed);
         let link = self.clone();
         tokio::spawn(async move {
             let _one = one;
-            if !link.is_alive(connection).await {
+            let is_alive = link.is_alive(connection).await;
+            if !is_alive && !link.answered.load(Ordering::Relaxed) {
                 tracing::warn!("the client of the cluster has come to a halt; it is made anew");
                 link.give_up(number);
             }

@@ -12,6 +12,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt as _};
 use redis::{Cmd, Pipeline, Value};
 
+use super::codec::Wiped;
 use super::head::Head;
 use super::keys::Keys;
 use super::link::{Connection, Request};
@@ -333,7 +334,7 @@ fn find(done: &Done, answer: Value, now: Timestamp) -> Result<Found> {
         }
         Done::Session(_) => reply::number(answer)? == 0,
         Done::Write(written) => {
-            let head = Reply::of(answer)?.maybe_bytes()?;
+            let head = Reply::of(answer)?.maybe_bytes()?.map(Wiped);
             match head.as_deref().and_then(Head::parse) {
                 Some(Head::Live(live)) => live.generation >= written.generation,
                 Some(Head::Left(..)) | None => true,
@@ -352,7 +353,9 @@ fn ids_of(field: &[u8]) -> Result<Vec<SignInId>> {
 
 fn have_left(heads: &mut Reply, gone: &Gone, now: Timestamp) -> Result<bool> {
     for _ in &gone.left {
-        if !has_left(heads.maybe_bytes()?.as_deref(), &gone.mark, now) {
+        // With the entry behind it, where it is still there.
+        let head = heads.maybe_bytes()?.map(Wiped);
+        if !has_left(head.as_deref(), &gone.mark, now) {
             return Ok(false);
         }
     }
@@ -363,7 +366,7 @@ fn have_left(heads: &mut Reply, gone: &Gone, now: Timestamp) -> Result<bool> {
 fn none_was_meant(gone: &Gone, ids: &[SignInId], heads: Value) -> Result<bool> {
     let mut heads = Reply::of(heads)?;
     for id in ids {
-        let head = heads.maybe_bytes()?;
+        let head = heads.maybe_bytes()?.map(Wiped);
         if let Some(Head::Live(live)) = head.as_deref().and_then(Head::parse)
             && gone.means(id, live.created).is_some()
         {
