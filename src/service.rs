@@ -2,7 +2,7 @@
 //! elsewhere is emptied (promise 4); after it, what the sign-out asks of the browser goes onto the response, and a session
 //! that the app ended by itself takes its tokens along.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,12 +11,11 @@ use std::time::Duration;
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use smallvec::SmallVec;
 use tokio::task::JoinHandle;
-use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tower::Service;
 
 use crate::auth::Auth;
-use crate::cache::{Opened, Order, SignIn, Use};
+use crate::cache::{Opened, Order, SignIn, Use, within};
 use crate::cause::Cause;
 use crate::cookie_fix::KeepSessionCookie;
 use crate::core::Core;
@@ -117,17 +116,6 @@ fn without_session<B: Default>() -> Response<B> {
 
 /// How long a request waits for each of the stores before it goes on without them.
 const STORE_WAIT: Duration = Duration::from_secs(5);
-
-/// [`timeout`], for what nearly always has its answer at once: then no timer is made.
-///
-/// The work is pinned by the caller: an async function keeps what it is given and what it pins, so it would be there twice.
-async fn within<F: Future>(limit: Duration, mut work: Pin<&mut F>) -> Result<F::Output, Elapsed> {
-    match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
-        Poll::Ready(answer) => Ok(answer),
-        // In a box, so that those who need no timer do not carry one around.
-        Poll::Pending => Box::pin(timeout(limit, work)).await,
-    }
-}
 
 /// Opens what the session holds, whose cookie the request brought.
 async fn open(current: &Current) {

@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
@@ -10,6 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use crate::clock::Timestamp;
 use crate::id::{
@@ -30,16 +32,25 @@ const STORE_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Bounded(pub(super) Arc<dyn TokenStore>);
 
+/// [`timeout`], for what nearly always has its answer at once: then no timer is made.
+///
+/// The work is pinned by the caller: an async function keeps what it is given and what it pins, so it would be there twice.
+pub(crate) async fn within<F: Future>(
+    limit: Duration,
+    mut work: Pin<&mut F>,
+) -> std::result::Result<F::Output, Elapsed> {
+    match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        Poll::Ready(answer) => Ok(answer),
+        // In a box, so that those who need no timer do not carry one around.
+        Poll::Pending => Box::pin(timeout(limit, work)).await,
+    }
+}
+
 async fn bounded<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
     let unknown = |what| Err(StoreError::new(StoreErrorKind::Unknown, what));
     // A sign-out must not end with a store's panic: what it was about to take out is held back, and tried again.
     let mut call = pin!(AssertUnwindSafe(call).catch_unwind());
-    let answer = match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
-        // No timer for a store that answers at once.
-        Poll::Ready(answer) => Ok(answer),
-        Poll::Pending => tokio::time::timeout(STORE_WAIT, call).await,
-    };
-    match answer {
+    match within(STORE_WAIT, call.as_mut()).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => unknown("the token store panicked"),
         Err(_) => unknown("the token store did not answer in time"),

@@ -25,6 +25,7 @@ mod time_left;
 mod unread;
 
 pub(crate) use self::app_tokens::AppKey;
+pub(crate) use self::bounded::within;
 pub(crate) use self::evict::{Evicted, Order};
 pub(crate) use self::inner::{Cache, CacheParts, NewSignIn, Use};
 pub(crate) use self::opened::{Opened, SignIn};

@@ -6,10 +6,11 @@ use std::time::Duration;
 use axum_signout::clock::{Clock as _, ManualClock};
 use axum_signout::store::{Removal, RevokeRule, TokenStore};
 use axum_signout::testing::{Endpoint, Event, Fault, Gate, IdTokenFault, TestProvider, TokenKind};
-use axum_signout::{Cause, Error, ErrorKind, OperationId, Selector};
+use axum_signout::{AccessToken, Cause, Error, ErrorKind, OperationId, Selector};
+use tokio::task::JoinHandle;
 
 use crate::support::app::{CLIENT, Setup};
-use crate::support::faulty::{Fail, FaultyStore};
+use crate::support::faulty::{Fail, Faults, FaultyStore};
 use crate::world::{World, acquire, kind, settle};
 
 /// More than a lease lasts: two time-outs of the provider and slack.
@@ -54,9 +55,8 @@ async fn a_rotated_refresh_token_is_the_one_that_is_used_next_r28() {
     );
 }
 
-/// A store that is away holds what a refresh brought for seconds, and a token can live for less.
-#[tokio::test]
-async fn a_token_that_ended_before_it_was_stored_is_refreshed_once_more_r28_r29() {
+/// A request whose token has ended, and the gate before which the store keeps what each refresh brings.
+async fn refresh_before_a_gate() -> (World, Faults, Gate, JoinHandle<Result<AccessToken, Error>>) {
     let store = FaultyStore::with_clock(Arc::new(ManualClock::new()));
     let faults = store.faults.clone();
     let world = World::with(move |auth| auth.store(store)).await;
@@ -66,6 +66,13 @@ async fn a_token_that_ended_before_it_was_stored_is_refreshed_once_more_r28_r29(
     let gate = Gate::new();
     faults.set(&["replace_if"], Fail::Hold(gate.clone()));
     let waiting = tokio::spawn(async move { acquire(&tokens).await });
+    (world, faults, gate, waiting)
+}
+
+/// A store that is away holds what a refresh brought for seconds, and a token can live for less.
+#[tokio::test]
+async fn a_token_that_ended_before_it_was_stored_is_refreshed_once_more_r28_r29() {
+    let (world, faults, gate, waiting) = refresh_before_a_gate().await;
     gate.arrived(1).await;
     world.expire_tokens();
     faults.clear();
@@ -78,15 +85,7 @@ async fn a_token_that_ended_before_it_was_stored_is_refreshed_once_more_r28_r29(
 /// As long as every one of them ends on its way, nobody is sent to sign in for it.
 #[tokio::test]
 async fn tokens_that_always_end_before_they_are_stored_are_an_outage_r28_r45() {
-    let store = FaultyStore::with_clock(Arc::new(ManualClock::new()));
-    let faults = store.faults.clone();
-    let world = World::with(move |auth| auth.store(store)).await;
-    let browser = world.sign_in("alice").await;
-    world.expire_tokens();
-    let tokens = world.tokens(&browser).await;
-    let gate = Gate::new();
-    faults.set(&["replace_if"], Fail::Hold(gate.clone()));
-    let waiting = tokio::spawn(async move { acquire(&tokens).await });
+    let (world, _faults, gate, waiting) = refresh_before_a_gate().await;
     for refresh in 1..=2 {
         gate.arrived(refresh).await;
         world.expire_tokens();
