@@ -26,7 +26,7 @@ const STORE_PAUSE: Duration = Duration::from_millis(200);
 
 impl Cache {
     /// Every token whose answer arrived ends in the cache or in the outbox. The refresh token that was sent is spent and
-    /// must not be sent again, so where its successor cannot be kept the sign-in ends.
+    /// must not be sent again, so where its successor cannot be kept the sign-in ends. Also whether the store knows of either.
     pub(super) async fn keep_answer(
         &self,
         address: Address,
@@ -34,7 +34,7 @@ impl Cache {
         provider: &Provider,
         mut answer: TokenSet,
         wanted: &Wanted,
-    ) -> Answer {
+    ) -> (Answer, bool) {
         let entry = stored.entry.clone();
         let kept = match self.checked_account(provider, &entry, &mut answer).await {
             Ok((account, issued)) => {
@@ -45,18 +45,18 @@ impl Cache {
             Err(error) => Err(Lost::SignIn(error, Cause::RefreshRejected)),
         };
         match kept {
-            Ok(stored) => Ok(stored),
+            Ok(stored) => (Ok(stored), true),
             Err(Lost::Answer(instead)) => {
                 // The sign-in that goes on, or the one that took its place, may hang on the same grant.
                 if instead.is_err() && !self.was_replaced(&address).await {
                     self.discard(&entry, answer).await;
                 }
-                instead
+                (instead, true)
             }
             Err(Lost::SignIn(error, cause)) => {
                 self.discard(&entry, answer).await;
-                self.end(Target::SignIn(address), cause).await;
-                Err(error)
+                let end = self.end(Target::SignIn(address), cause).await;
+                (Err(error), end.is_confirmed())
             }
         }
     }

@@ -292,7 +292,7 @@ impl Cache {
     }
 
     /// The refresh itself, under the lease; and whether the lease may be given back: not after an unknown outcome, for a
-    /// refresh token must not be sent again while its first use may still arrive.
+    /// refresh token must not be sent again while its first use may still arrive, nor while another node still finds one that is spent.
     async fn held(
         &self,
         flag: &Flag,
@@ -388,15 +388,14 @@ impl Cache {
                 if permit.answered() {
                     events::provider_outage(provider.issuer(), true);
                 }
-                let answer = match answer {
+                return match answer {
                     Ok(answer) => {
                         self.keep_answer(address, stored, provider, answer.tokens, wanted)
                             .await
                     }
                     Err(TokenError::InvalidGrant) => self.refused(&stored, address, wanted).await,
-                    Err(error) => Err(error.into()),
+                    Err(error) => (Err(error.into()), true),
                 };
-                return (answer, true);
             }
         };
         // What is left of a lease that is kept is waited for in any case.
@@ -428,16 +427,18 @@ impl Cache {
     }
 
     /// R30: the sign-in ends only if the refresh token that was refused is still the one in the store.
-    async fn refused(&self, stored: &Stored, address: Address, wanted: &Wanted) -> Answer {
+    async fn refused(&self, stored: &Stored, address: Address, wanted: &Wanted) -> (Answer, bool) {
         let target = Target::SignInAt(address, stored.generation);
-        if self.end(target, Cause::RefreshRejected).await {
-            return Err(ended());
+        let end = self.end(target, Cause::RefreshRejected).await;
+        if end != End::Nothing {
+            return (Err(ended()), end.is_confirmed());
         }
-        let now = self.at(&address).await?;
-        if self.settles(&now, wanted) {
-            return Ok(now);
-        }
-        Err(changed())
+        let answer = match self.at(&address).await {
+            Ok(now) if self.settles(&now, wanted) => Ok(now),
+            Ok(_) => Err(changed()),
+            Err(error) => Err(error),
+        };
+        (answer, true)
     }
 
     /// Whether another sign-in took its place. What this node knows comes first: a store forgets in time why a sign-in left, and
@@ -451,14 +452,33 @@ impl Cache {
         matches!(now, Ok(Lookup::Gone(Some(Cause::Replaced))))
     }
 
-    /// Whether there was something to end, or may have been.
-    pub(super) async fn end(&self, target: Target, cause: Cause) -> bool {
+    pub(super) async fn end(&self, target: Target, cause: Cause) -> End {
         let correlation_id = Self::correlation_id();
         let evicted = self
             .evict(&[Order::new(target, cause)], &correlation_id)
             .await;
-        let any = !evicted.is_empty();
+        let end = match evicted.pending {
+            0 if evicted.is_empty() => End::Nothing,
+            0 => End::Done,
+            _ => End::Pending,
+        };
         self.conclude_later(cause, &correlation_id, evicted);
-        any
+        end
+    }
+}
+
+/// What came of ending a sign-in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// There was none any more.
+    Nothing,
+    Done,
+    /// The store has not confirmed it: other nodes may still find it.
+    Pending,
+}
+
+impl End {
+    pub(super) fn is_confirmed(self) -> bool {
+        self != Self::Pending
     }
 }

@@ -109,6 +109,14 @@ impl FaultyStore {
         self
     }
 
+    /// What another node has of it, with faults of its own.
+    pub fn elsewhere(&self) -> Self {
+        Self {
+            faults: Faults::default(),
+            ..self.clone()
+        }
+    }
+
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self::with(|builder| builder.clock(clock))
     }

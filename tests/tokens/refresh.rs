@@ -6,10 +6,11 @@ use std::time::Duration;
 use axum_signout::clock::{Clock as _, ManualClock};
 use axum_signout::store::{Removal, RevokeRule, TokenStore};
 use axum_signout::testing::{Endpoint, Event, Fault, Gate, IdTokenFault, TestProvider, TokenKind};
-use axum_signout::{AccessToken, Cause, Error, ErrorKind, OperationId, Selector};
+use axum_signout::{AccessToken, AuthBuilder, Cause, Error, ErrorKind, OperationId, Selector};
 use tokio::task::JoinHandle;
+use tower_sessions::{MemoryStore, SessionManagerLayer};
 
-use crate::support::app::{CLIENT, Setup};
+use crate::support::app::{App, CLIENT, Setup};
 use crate::support::faulty::{Fail, Faults, FaultyStore};
 use crate::world::{World, acquire, kind, settle};
 
@@ -510,6 +511,37 @@ async fn a_lost_answer_that_rotated_costs_the_sign_in_and_no_more_r30() {
         world.finish().await;
         assert_eq!(world.app.seen()[0].cause, Cause::RefreshRejected);
     }
+}
+
+/// The refresh token is spent, and what came in its place is not kept. The sign-in ends by that, but where that is put off, another
+/// node still finds it as it was.
+#[tokio::test]
+async fn a_spent_refresh_token_is_sent_by_nobody_while_its_sign_in_waits_to_be_removed_r28_r29() {
+    let store = FaultyStore::with_clock(Arc::new(ManualClock::new()));
+    let (other, faults) = (store.elsewhere(), store.faults.clone());
+    let sessions = SessionManagerLayer::new(MemoryStore::default());
+    let setup = || Setup::new().sessions(sessions.clone());
+    let auth = |auth: AuthBuilder| auth.store(store);
+    let world = World::start(TestProvider::builder(), setup(), auth).await;
+    let of_other = world.clock.clone();
+    let other = setup().auth(move |auth| auth.clock(of_other).store(other));
+    let browser = world.sign_in("alice").await;
+    let other = other.start(&world.provider).await;
+    let ask = |app: &App| {
+        let (mut browser, url) = (browser.clone(), app.url("/token"));
+        async move { browser.goto(url).await.unwrap().status() }
+    };
+    world.expire_tokens();
+    faults.set(&["replace_if", "remove"], Fail::Unavailable);
+    assert_eq!(ask(&world.app).await, 401);
+    assert_eq!(ask(&other).await, 503);
+    assert_eq!((world.refreshes(), world.reuses()), (1, 0));
+
+    faults.clear();
+    world.finish().await;
+    assert_eq!(ask(&other).await, 401);
+    assert_eq!((world.refreshes(), world.reuses()), (1, 0));
+    assert_eq!(world.app.seen()[0].cause, Cause::RefreshRejected);
 }
 
 /// A token that is still valid is not held back by a lease that an unknown outcome has left.
