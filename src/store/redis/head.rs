@@ -8,7 +8,7 @@ use serde::de::value::{Error, StrDeserializer};
 
 use crate::cause::Cause;
 use crate::clock::Timestamp;
-use crate::id::KeyHash;
+use crate::id::{KeyHash, LONGEST, encode, same_secret};
 use crate::store::{Generation, Lifetimes};
 
 /// What the field `h` of an account's hash begins with, see `account_keys.lua`.
@@ -78,18 +78,17 @@ impl<'a> Parts<'a> {
     }
 
     fn number(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for (at, byte) in self.0.iter().take(1 + MOST_DIGITS).enumerate() {
-            match byte {
-                b'0'..=b'9' if at < MOST_DIGITS => number = 10 * number + u64::from(byte - b'0'),
-                b':' if at > 0 => {
-                    self.0 = &self.0[at + 1..];
-                    return Some(number);
-                }
-                _ => return None,
+        let (mut number, mut digits) = (0_u64, 0);
+        loop {
+            match self.0.get(digits)?.wrapping_sub(b'0') {
+                digit @ 0..=9 => number = number.wrapping_mul(10).wrapping_add(digit.into()),
+                _ => break,
             }
+            digits += 1;
         }
-        None
+        let rest = self.0[digits..].strip_prefix(b":")?;
+        self.0 = rest;
+        (1..=MOST_DIGITS).contains(&digits).then_some(number)
     }
 }
 
@@ -117,7 +116,7 @@ impl Live<'_> {
     }
 
     pub(super) fn has_key(&self, key: &KeyHash) -> bool {
-        self.key_hash().is_some_and(|own| own.is(key))
+        same_secret(encode(key.as_bytes(), &mut [0; LONGEST]), self.key)
     }
 }
 

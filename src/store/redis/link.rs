@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
@@ -70,10 +70,13 @@ impl Connection {
     }
 
     /// What is not one command takes several times as much memory, and every read's future would be as large: so it is on the heap.
-    async fn send(&mut self, request: Request<'_>) -> redis::RedisResult<Value> {
+    fn send(
+        &mut self,
+        request: Request<'_>,
+    ) -> impl Future<Output = redis::RedisResult<Value>> + Send {
         match request {
-            Request::One(command) => self.command(command).await,
-            request => Box::pin(self.send_any(request)).await,
+            Request::One(command) => Either::Left(self.command(command)),
+            request => Either::Right(Box::pin(self.send_any(request))),
         }
     }
 
@@ -485,8 +488,11 @@ impl Link {
         Ok(self.bounded(request).await?.1)
     }
 
-    pub(super) async fn send(self: &Arc<Self>, command: &Cmd) -> Result<Value> {
-        self.value(Request::One(command)).await
+    pub(super) fn send(
+        self: &Arc<Self>,
+        command: &Cmd,
+    ) -> impl Future<Output = Result<Value>> + Send {
+        self.value(Request::One(command))
     }
 
     /// Several commands about one bucket, in one round trip.

@@ -17,7 +17,9 @@ use super::tier::Change;
 use super::time::{lifetime, seconds};
 use crate::cause::Cause;
 use crate::clock::Timestamp;
-use crate::id::{AccountHash, Address, KeyHash, OperationId, Selector, SignInId, TokenHash};
+use crate::id::{
+    AccountHash, Address, KeyHash, Locator, OperationId, Selector, SignInId, TokenHash,
+};
 use crate::store::{
     Entry, Lookup, MAX_BATCH, Removal, Removed, Result, RevokeRule, SignInInfo, Started, Stored,
     Target,
@@ -156,14 +158,15 @@ impl RedisTokenStore {
     }
 
     /// What a request begins with: a copy, where there is one.
-    pub(super) async fn open(&self, address: &Address, key: &KeyHash) -> Result<Lookup> {
+    pub(super) async fn open(&self, locator: &Locator) -> Result<Lookup> {
+        let (address, key) = (&locator.address, locator.key.hash());
         self.subscription.start();
         if let Some(tier) = &self.tier
-            && let Some(stored) = tier.find(address, key, &self.time)
+            && let Some(stored) = tier.find(address, &key, &self.time)
         {
             return Ok(Lookup::Live(stored));
         }
-        self.look_up(address, Some(key)).await
+        self.look_up(address, Some(&key)).await
     }
 
     pub(super) async fn look_up(&self, address: &Address, key: Option<&KeyHash>) -> Result<Lookup> {

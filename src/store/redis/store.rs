@@ -189,16 +189,12 @@ impl TokenStore for RedisTokenStore {
     }
 
     async fn load(&self, locators: &[Locator]) -> Result<Vec<Lookup>> {
-        let look_up = |locator: &Locator| {
-            let (address, key) = (locator.address, locator.key.hash());
-            async move { self.open(&address, &key).await }
-        };
         // Most sessions hold one.
         if let [locator] = locators {
-            return Ok(vec![look_up(locator).await?]);
+            return Ok(vec![self.open(locator).await?]);
         }
         // All are sent before the first answer is waited for.
-        try_join_all(locators.iter().map(look_up)).await
+        try_join_all(locators.iter().map(|locator| self.open(locator))).await
     }
 
     async fn get(&self, address: &Address) -> Result<Lookup> {
