@@ -32,6 +32,10 @@ use crate::key_ring::KeyRing;
 use crate::secret::Secret;
 use crate::store::limits::check_limits;
 
+/// How many commands are under way to a master of a cluster. The client asks for its masters on the same connections, each of which
+/// has room for 50 commands that are not written yet; and see [`OF_CLUSTER_AT_ONCE`](super::link::OF_CLUSTER_AT_ONCE).
+const AT_A_TIME: usize = 40;
+
 /// What kind of servers the URLs name.
 #[derive(Clone)]
 enum Kind {
@@ -363,7 +367,8 @@ impl RedisTokenStoreBuilder {
             Kind::Cluster => {
                 let mut cluster = ClusterClient::builder(nodes.to_vec())
                     .connection_timeout(self.timeout)
-                    .response_timeout(self.timeout);
+                    .response_timeout(self.timeout)
+                    .connection_concurrency_limit(AT_A_TIME);
                 if let Some(certificates) = self.certificates(nodes) {
                     cluster = cluster.certs(certificates);
                 }

@@ -79,11 +79,8 @@ impl<'a> Parts<'a> {
 
     fn number(&mut self) -> Option<u64> {
         let (mut number, mut digits) = (0_u64, 0);
-        loop {
-            match self.0.get(digits)?.wrapping_sub(b'0') {
-                digit @ 0..=9 => number = number.wrapping_mul(10).wrapping_add(digit.into()),
-                _ => break,
-            }
+        while let digit @ 0..=9 = self.0.get(digits)?.wrapping_sub(b'0') {
+            number = number.wrapping_mul(10).wrapping_add(digit.into());
             digits += 1;
         }
         let rest = self.0[digits..].strip_prefix(b":")?;
