@@ -32,10 +32,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// For so many time-outs the client of a cluster may be busy with a master that is silent, before calls to the others go on.
 const PATIENCE: u32 = 5;
 
-/// How many calls one piece of work makes side by side in a cluster, whose client is one task for all of them. tokio interrupts a task
+/// How many calls one look through all buckets makes side by side in a cluster, whose client is one task for all of them. tokio interrupts a task
 /// after 128 steps, and the last one may be given a lock that it does not use before it is run again. While the client looks up where
 /// its masters are, it runs no calls: one that has that lock then keeps it from looking, for good.
-pub(super) const OF_CLUSTER_AT_ONCE: usize = 16;
+const OF_CLUSTER_AT_ONCE: usize = 16;
 
 /// How many commands wait to be written before callers do.
 const QUEUE: usize = 1024;
@@ -223,21 +223,6 @@ impl Link {
 
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.servers, Servers::Cluster(_))
-    }
-
-    /// Many calls side by side, or as many at a time as a cluster bears.
-    pub(super) async fn join_all<F: Future>(&self, mut calls: Vec<F>) -> Vec<F::Output> {
-        let at_once = match self.is_cluster() {
-            true => OF_CLUSTER_AT_ONCE,
-            false => calls.len(),
-        };
-        let mut answers = Vec::with_capacity(calls.len());
-        while !calls.is_empty() {
-            let later = calls.split_off(at_once.min(calls.len()));
-            answers.extend(join_all(calls).await);
-            calls = later;
-        }
-        answers
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Current> {
@@ -523,12 +508,10 @@ impl Link {
         }
     }
 
-    /// Many commands about different buckets.
+    /// Many commands about different buckets. What reads only: the first that fails ends it.
     pub(super) async fn send_all(self: &Arc<Self>, commands: Vec<Cmd>) -> Result<Vec<Value>> {
         if self.is_cluster() {
-            let calls = commands.iter().map(|command| self.send(command));
-            let answers = self.join_all(calls.collect()).await;
-            return answers.into_iter().collect();
+            return in_groups(&commands, |command| self.send(command)).await;
         }
         let mut together = Pipeline::with_capacity(commands.len());
         for command in commands {
@@ -560,6 +543,20 @@ impl Link {
         let times: Vec<Timestamp> = times.collect::<Result<_>>()?;
         times.into_iter().min().ok_or_else(unexpected)
     }
+}
+
+/// As many at a time as a cluster bears. Each group is waited for as long as any call.
+async fn in_groups<'c, F: Future<Output = Result<Value>>>(
+    commands: &'c [Cmd],
+    send: impl Fn(&'c Cmd) -> F,
+) -> Result<Vec<Value>> {
+    let mut answers = Vec::with_capacity(commands.len());
+    for some in commands.chunks(OF_CLUSTER_AT_ONCE) {
+        for answer in join_all(some.iter().map(&send)).await {
+            answers.push(answer?);
+        }
+    }
+    Ok(answers)
 }
 
 impl fmt::Debug for Link {
@@ -646,38 +643,42 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
-    use crate::store::redis::keys::Keys;
-    use crate::store::redis::time::Time;
 
-    fn link(servers: Servers) -> Link {
-        let keys = Arc::new(Keys::of_cluster("app"));
-        let replay = Replay::new(keys, Arc::new(Time::new(true)));
-        Link::new(servers, Duration::from_secs(2), replay)
+    fn commands() -> Vec<Cmd> {
+        let numbered = |number: usize| redis::cmd("ECHO").arg(number).to_owned();
+        (0..100).map(numbered).collect()
     }
 
-    /// The answers of 100 calls, and how many of them were under way together.
-    async fn a_hundred_calls(link: &Link) -> (Vec<usize>, usize) {
+    /// A cluster's client that has many calls to work on can come to a halt while it looks up its masters.
+    #[tokio::test]
+    async fn a_cluster_is_not_asked_many_things_at_a_time_and_answers_keep_their_order() {
         let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let call = async |number: usize| {
+        let commands = commands();
+        let answers = in_groups(&commands, async |command| {
             let others = now.fetch_add(1, Ordering::SeqCst);
             most.fetch_max(others + 1, Ordering::SeqCst);
             tokio::task::yield_now().await;
             now.fetch_sub(1, Ordering::SeqCst);
-            number
-        };
-        let answers = link.join_all((0..100).map(call).collect()).await;
-        (answers, most.into_inner())
+            Ok(Value::BulkString(command.get_packed_command()))
+        });
+        let asked = commands.iter().map(Cmd::get_packed_command);
+        let asked: Vec<Value> = asked.map(Value::BulkString).collect();
+        assert_eq!(answers.await.unwrap(), asked);
+        assert_eq!(most.into_inner(), OF_CLUSTER_AT_ONCE);
     }
 
-    /// A cluster's client that has many to work on at a time can come to a halt while it looks up its masters.
+    /// Else a master that is silent would be waited for once for each group.
     #[tokio::test]
-    async fn a_cluster_is_not_asked_many_things_at_a_time_and_answers_keep_their_order() {
-        let url = "redis://127.0.0.1:1";
-        let cluster = Servers::Cluster(ClusterClient::new(vec![url]).expect("a URL"));
-        let one = Servers::One(Client::open(url).expect("a URL"));
-        let all = Vec::from_iter(0..100);
-        let (answers, most) = a_hundred_calls(&link(cluster)).await;
-        assert_eq!((answers, most), (all.clone(), OF_CLUSTER_AT_ONCE));
-        assert_eq!(a_hundred_calls(&link(one)).await, (all, 100));
+    async fn after_one_that_fails_a_cluster_is_asked_no_more() {
+        let asked = AtomicUsize::new(0);
+        let commands = commands();
+        let answers = in_groups(&commands, async |_| {
+            match asked.fetch_add(1, Ordering::SeqCst) {
+                20 => Err(no_answer()),
+                _ => Ok(Value::Nil),
+            }
+        });
+        assert!(answers.await.is_err());
+        assert_eq!(asked.into_inner(), 2 * OF_CLUSTER_AT_ONCE);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::Value;
 
 use super::RedisTokenStore;
@@ -96,12 +97,7 @@ impl RedisTokenStore {
                 let call = call.arg(holder.to_string());
                 self.items(self.run(bucket, call).await?.list()?)
             });
-        let again: Result<Vec<_>> = self
-            .link
-            .join_all(again.collect())
-            .await
-            .into_iter()
-            .collect();
+        let again: Result<Vec<_>> = join_all(again).await.into_iter().collect();
         let again: Vec<OutboxItem> = again?.into_iter().flatten().collect();
         if !again.is_empty() {
             return Ok(again);

@@ -15,7 +15,7 @@ use redis::{Cmd, Pipeline, Value};
 use super::codec::Wiped;
 use super::head::Head;
 use super::keys::Keys;
-use super::link::{Connection, OF_CLUSTER_AT_ONCE, Request};
+use super::link::{Connection, Request};
 use super::recent::{Closed, Done, Gone, Left, Marked, Meant, Recent, Written};
 use super::reply::{self, Reply, unexpected};
 use super::script::{self, Call};
@@ -33,6 +33,9 @@ const ID_LENGTH: usize = 22;
 
 /// How many buckets are worked on side by side.
 const BUCKETS_AT_ONCE: usize = 8;
+
+/// The same in a cluster, where those of a master that is away take the time-out each.
+const OF_CLUSTER_AT_ONCE: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct Replay {

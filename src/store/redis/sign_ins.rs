@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Value};
 
 use super::RedisTokenStore;
@@ -385,11 +386,7 @@ impl RedisTokenStore {
 
     pub(super) async fn leave(&self, members: Vec<(Selector, Address)>) {
         let leave = |(selector, address)| async move { self.leave_one(&selector, &address).await };
-        for left in self
-            .link
-            .join_all(members.into_iter().map(leave).collect())
-            .await
-        {
+        for left in join_all(members.into_iter().map(leave)).await {
             if let Err(error) = left {
                 tracing::warn!(%error, "a member of a selector stays until it ends");
             }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 
 use super::RedisTokenStore;
 use super::codec::Wiped;
@@ -377,7 +377,7 @@ impl TokenStore for RedisTokenStore {
             .map(|(account, ids)| self.take_out(account, Leaving::Due(ids), removal, room));
         let mut removed = Vec::new();
         let mut failed = None;
-        for taken in self.link.join_all(take.collect()).await {
+        for taken in join_all(take).await {
             match taken {
                 Ok(taken) => removed.extend(taken),
                 Err(error) => failed = Some(error),
