@@ -225,7 +225,8 @@ impl RedisTokenStore {
         RedisTokenStoreBuilder::new([url.into()])
     }
 
-    /// A cluster, by one or more of its nodes. All have the same user and password.
+    /// A cluster, by one or more of its nodes. All have the same user and password. Each node of the app has at most 40 calls under way to
+    /// each master; those that come meanwhile wait, for the [`timeout`](RedisTokenStoreBuilder::timeout) at most.
     pub fn cluster<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> RedisTokenStoreBuilder {
         RedisTokenStoreBuilder::new(urls.into_iter().map(Into::into)).cluster()
     }
