@@ -426,7 +426,8 @@ impl Cache {
         self.0.back_off.outage(id, now, at_least)
     }
 
-    /// R30: the sign-in ends only if the refresh token that was refused is still the one in the store.
+    /// R30: the sign-in ends only if the refresh token that was refused is still the one in the store. Also whether
+    /// other nodes find that out.
     async fn refused(&self, stored: &Stored, address: Address, wanted: &Wanted) -> (Answer, bool) {
         let target = Target::SignInAt(address, stored.generation);
         let end = self.end(target, Cause::RefreshRejected).await;

@@ -8,7 +8,7 @@ use http::StatusCode;
 use crate::books::Books;
 use crate::node::{AHEAD, TOKEN_LIFETIME};
 use crate::redis::Outage;
-use crate::user::{Call, Story};
+use crate::user::{Call, Failure, Story};
 
 /// For so long the answer to a refresh is tried to be stored, and a sign-in that failed to be undone.
 const STORING: Duration = Duration::from_secs(3);
@@ -131,11 +131,20 @@ impl Books {
         );
     }
 
+    fn stories_of(&self, user: &str) -> impl Iterator<Item = &Story> {
+        self.stories.iter().filter(move |story| story.user == user)
+    }
+
+    fn failures_of(&self, user: &str) -> impl Iterator<Item = &Failure> {
+        let all = self.failures.iter();
+        all.filter(move |failure| failure.user == user)
+    }
+
     /// Whether Redis may have lost the sign-in for which the provider has issued tokens then.
     fn is_unknown(&self, user: &str, issued: Instant) -> bool {
-        let arrived = self.stories.iter().filter(|story| story.user == user);
+        let arrived = self.stories_of(user);
         let arrived = arrived.map(|story| (story.arrival, Duration::ZERO));
-        let failed = self.failures.iter().filter(|failure| failure.user == user);
+        let failed = self.failures_of(user);
         let failed = failed.map(|failure| (failure.tried, UNDOING));
         arrived.chain(failed).any(|([begun, ended], and)| {
             is_near([begun, ended], issued) && self.losses.may_lack([begun, ended + and])
@@ -144,11 +153,11 @@ impl Books {
 
     /// Whether the provider has issued tokens then for a sign-in that failed, after which the user came in.
     fn was_tried_again(&self, user: &str, issued: Instant) -> bool {
-        let failed = self.failures.iter().filter(|failure| failure.user == user);
+        let failed = self.failures_of(user);
         let mut failed = failed.filter(|failure| is_near(failure.tried, issued));
         failed.any(|failure| {
-            let mut stories = self.stories.iter().filter(|story| story.user == user);
-            stories.any(|story| story.arrival[0] >= failure.tried[1])
+            let mut later = self.stories_of(user);
+            later.any(|story| story.arrival[0] >= failure.tried[1])
         })
     }
 

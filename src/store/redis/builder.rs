@@ -34,7 +34,7 @@ use crate::store::limits::check_limits;
 
 /// How many commands are under way to a master of a cluster. The client asks for its masters on the same connections, each of which
 /// has room for 50 commands that are not written yet; and it is one task, which is not to have too many answers at a time, see
-/// `OF_CLUSTER_AT_ONCE` in `link.rs`.
+/// `LOOKS_AT_ONCE` in `link.rs`.
 const AT_A_TIME: usize = 40;
 
 /// What kind of servers the URLs name.

@@ -8,7 +8,7 @@ use serde::de::value::{Error, StrDeserializer};
 
 use crate::cause::Cause;
 use crate::clock::Timestamp;
-use crate::id::{KeyHash, LONGEST, encode, same_secret};
+use crate::id::KeyHash;
 use crate::store::{Generation, Lifetimes};
 
 /// What the field `h` of an account's hash begins with, see `account_keys.lua`.
@@ -83,8 +83,8 @@ impl<'a> Parts<'a> {
             number = number.wrapping_mul(10).wrapping_add(digit.into());
             digits += 1;
         }
-        let rest = self.0[digits..].strip_prefix(b":")?;
-        self.0 = rest;
+        self.0 = self.0[digits..].strip_prefix(b":")?;
+        // Only more digits than that can have wrapped.
         (1..=MOST_DIGITS).contains(&digits).then_some(number)
     }
 }
@@ -113,7 +113,7 @@ impl Live<'_> {
     }
 
     pub(super) fn has_key(&self, key: &KeyHash) -> bool {
-        same_secret(encode(key.as_bytes(), &mut [0; LONGEST]), self.key)
+        self.key_hash().is_some_and(|own| own.is(key))
     }
 }
 

@@ -35,7 +35,7 @@ const PATIENCE: u32 = 5;
 /// How many calls one look through all buckets makes side by side in a cluster, whose client is one task for all of them. tokio interrupts a task
 /// after 128 steps, and the last one may be given a lock that it does not use before it is run again. While the client looks up where
 /// its masters are, it runs no calls: one that has that lock then keeps it from looking, for good.
-const OF_CLUSTER_AT_ONCE: usize = 16;
+const LOOKS_AT_ONCE: usize = 16;
 
 /// How many commands wait to be written before callers do.
 const QUEUE: usize = 1024;
@@ -551,7 +551,7 @@ async fn in_groups<'c, F: Future<Output = Result<Value>>>(
     send: impl Fn(&'c Cmd) -> F,
 ) -> Result<Vec<Value>> {
     let mut answers = Vec::with_capacity(commands.len());
-    for some in commands.chunks(OF_CLUSTER_AT_ONCE) {
+    for some in commands.chunks(LOOKS_AT_ONCE) {
         for answer in join_all(some.iter().map(&send)).await {
             answers.push(answer?);
         }
@@ -664,7 +664,7 @@ mod tests {
         let asked = commands.iter().map(Cmd::get_packed_command);
         let asked: Vec<Value> = asked.map(Value::BulkString).collect();
         assert_eq!(answers.await.unwrap(), asked);
-        assert_eq!(most.into_inner(), OF_CLUSTER_AT_ONCE);
+        assert_eq!(most.into_inner(), LOOKS_AT_ONCE);
     }
 
     /// Else a master that is silent would be waited for once for each group.
@@ -679,6 +679,6 @@ mod tests {
             }
         });
         assert!(answers.await.is_err());
-        assert_eq!(asked.into_inner(), 2 * OF_CLUSTER_AT_ONCE);
+        assert_eq!(asked.into_inner(), 2 * LOOKS_AT_ONCE);
     }
 }
